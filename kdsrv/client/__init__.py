@@ -1,0 +1,1 @@
+"""The client: sessions for programs, and what ``kdsrv connect`` is made of."""

@@ -1,0 +1,59 @@
+"""Everything that can go wrong, by who is at fault.
+
+The docstring of each error is the sentence its user reads: ``{fields}`` in it are filled from the keyword arguments the
+error is raised with. ``code`` names the error on the wire and in ``--json`` output; it never changes once published.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+__all__ = [
+    "ConnectionStringError",
+    "KdsrvError",
+    "LinkLost",
+    "PeerError",
+    "SetupError",
+    "TargetError",
+]
+
+
+class KdsrvError(Exception):
+    """Something went wrong in kdsrv: {why}."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, **facts: object) -> None:
+        self.facts = facts
+        super().__init__(inspect.cleandoc(type(self).__doc__ or "").replace("\n", " ").format(**facts))
+
+
+class ConnectionStringError(KdsrvError):
+    """{where}: {why}"""
+
+    code = "bad-string"
+
+
+class SetupError(KdsrvError):
+    """{why}"""
+
+    code = "setup"
+
+
+class PeerError(KdsrvError):
+    """The other end does not keep to the kdsrv protocol: {why}."""
+
+    code = "protocol"
+
+
+class TargetError(KdsrvError):
+    """{target}: {why}"""
+
+    code = "target"
+
+
+class LinkLost(TargetError):
+    """{target}: the link is lost: {why}"""
+
+    code = "link-lost"

@@ -1,0 +1,1 @@
+"""The server: a Twisted service that lends targets to clients."""

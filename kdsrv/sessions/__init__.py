@@ -1,0 +1,1 @@
+"""Who holds which target, and what is known about it."""

@@ -1,0 +1,1 @@
+"""A simulated Windows-like target to try debuggers on, and to test with."""

@@ -1,0 +1,169 @@
+"""What both ends of a KD link share: events, and the sending of one packet at a time (KD protocol, 1.4 to 1.9).
+
+A link turns the bytes of a line into whole packets and back: every packet once, in order, however the line loses,
+damages or repeats bytes, or it says why it gave up. It owns no line and no clock. Its owner
+
+* passes in what the line brings: ``for event in link.receive(data, now)``, handling each event before the next,
+* calls ``expire(now)`` the same way when ``now`` reaches ``deadline``,
+* writes what ``take_output()`` returns after each of these and after ``send``.
+
+Both roles send alike: one packet is on the line at a time, repeated with the same id until it is acknowledged; the
+others wait in a queue, which the owner bounds by looking at ``backlog``. What a packet, a silence or an ACK does to
+each role is in host_link.py and target_link.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from kdsrv.kd.packets import INITIAL_ID, MAX_PAYLOAD, Packet, PacketType, encode_control, encode_data
+
+__all__ = [
+    "Acknowledged",
+    "BreakIn",
+    "Event",
+    "GaveUp",
+    "Link",
+    "LinkCounters",
+    "ResendAsked",
+    "ResetSeen",
+]
+
+
+class BreakIn(NamedTuple):
+    """The debugger wants the target to stop."""
+
+
+class ResetSeen(NamedTuple):
+    """Ids have started again; a target announces its stop again, a host has the line in step."""
+
+
+class ResendAsked(NamedTuple):
+    """The debugger wants the last announcement again, and nothing is waiting to be acknowledged."""
+
+
+class Acknowledged(NamedTuple):
+    """The other end has the packet of this type that was sent first of those not yet acknowledged."""
+
+    type: int
+
+
+class GaveUp(NamedTuple):
+    """A packet of this type was not acknowledged and is dropped; ``why`` is half a sentence for people."""
+
+    type: int
+    why: str
+
+
+Event: TypeAlias = Packet | BreakIn | ResetSeen | ResendAsked | Acknowledged | GaveUp
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """What happened on a line since the link was made; all are counts."""
+
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    packets_received: int = 0
+    packets_sent: int = 0
+    repeats_sent: int = 0
+    duplicates: int = 0
+    damaged: int = 0
+    resets: int = 0
+
+
+class Link(ABC):
+    """The sending half of a KD link, and the face that both roles show to their owner."""
+
+    def __init__(self) -> None:
+        self.counters = LinkCounters()
+        self.deadline: float | None = None
+        self._next_id = INITIAL_ID
+        self._queue: deque[Packet] = deque()
+        self._unacknowledged: Packet | None = None
+        self._frame = b""
+        self._tries = 0
+        self._output: list[bytes] = []
+
+    @property
+    def backlog(self) -> int:
+        """Packets that the other end does not have yet."""
+        return len(self._queue) + (self._unacknowledged is not None)
+
+    @property
+    @abstractmethod
+    def missing(self) -> int:
+        """Bytes that the packet being received still lacks; 0 between packets."""
+
+    @abstractmethod
+    def receive(self, data: bytes, now: float) -> Iterator[Event]:
+        """Bytes came from the line at ``now``. The iterator must be run to its end."""
+
+    @abstractmethod
+    def expire(self, now: float) -> Iterator[Event]:
+        """``deadline`` has come. The iterator must be run to its end."""
+
+    @abstractmethod
+    def _may_send(self) -> bool:
+        """Whether the line is in a state to take a new packet."""
+
+    @abstractmethod
+    def _set_deadline(self, now: float) -> None:
+        """Compute ``deadline`` from the state."""
+
+    def send(self, packet_type: int, payload: bytes, now: float) -> None:
+        """Send one data packet, after those already waiting. Raises ValueError for a payload over 4000 bytes."""
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"a KD payload is at most {MAX_PAYLOAD} bytes, this one is {len(payload)}")
+        self._queue.append(Packet(packet_type, payload))
+        self._send_next(now)
+
+    def take_output(self) -> bytes:
+        """What to write to the line now."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        self.counters.bytes_sent += len(data)
+        return data
+
+    def _send_next(self, now: float) -> None:
+        if self._unacknowledged is None and self._queue and self._may_send():
+            self._unacknowledged = packet = self._queue.popleft()
+            self._frame = encode_data(packet.type, self._next_id, packet.payload)
+            self._tries = 0
+            self.counters.packets_sent += 1
+            self._transmit(now)
+
+    def _transmit(self, now: float) -> None:
+        """Put the unacknowledged packet on the line, for the first time or again."""
+        if self._tries:
+            self.counters.repeats_sent += 1
+        self._tries += 1
+        self._output.append(self._frame)
+        self._set_deadline(now)
+
+    def _control(self, packet_type: int, packet_id: int = 0) -> None:
+        self._output.append(encode_control(packet_type, packet_id))
+
+    def _acknowledge(self, packet_id: int) -> None:
+        self._output.append(encode_control(PacketType.ACKNOWLEDGE, packet_id))
+
+    def _renumber(self, packet_id: int) -> None:
+        """Ids have started again: the unacknowledged packet goes out under the new one."""
+        self._next_id = packet_id
+        if self._unacknowledged is not None:
+            self._frame = encode_data(self._unacknowledged.type, packet_id, self._unacknowledged.payload)
+
+    def _drop_all(self, why: str) -> Iterator[GaveUp]:
+        """Give up every packet that the other end does not have."""
+        if self._unacknowledged is not None:
+            lost, self._unacknowledged = self._unacknowledged, None
+            yield GaveUp(lost.type, why)
+        while self._queue:
+            yield GaveUp(self._queue.popleft().type, why)

@@ -261,7 +261,7 @@ class Manipulate(Payload):
 
     @classmethod
     def query_memory(cls, address: int, processor: int = 0) -> Self:
-        """The reply's ``address_space``: 0 process, 1 session, 2 kernel; ``flags``: 1 read, 2 write, 4 exec, 8 fixed."""
+        """The reply's ``address_space``: 0 process, 1 session, 2 kernel; ``flags``: 1 read, 2 write, 4 run, 8 fixed."""
         return cls.request(Api.QUERY_MEMORY, processor, address=address)
 
     @classmethod

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from kdsrv.kd.layout import Payload, PayloadError, Record, row
+from kdsrv.kd.layout import Payload, Record, row
 
-__all__ = ["ALTERNATE", "COMMAND_STRING", "EXCEPTION", "LOAD_SYMBOLS", "StateChange", "is_stop"]
+__all__ = ["ALTERNATE", "COMMAND_STRING", "EXCEPTION", "LOAD_SYMBOLS", "ControlReport", "StateChange", "is_stop"]
 
 EXCEPTION: Final = 0x3030
 LOAD_SYMBOLS: Final = 0x3031
@@ -22,7 +22,7 @@ ALTERNATE: Final = 0x10000
 """Added to a NewState in its "alternate" form."""
 
 _SIZE: Final = 0xF0
-_REPORT: Final = slice(0xC0, 0xF0)
+_REPORT: Final = slice(0xC0, _SIZE)
 _FIRST: Final = struct.Struct("<I")
 _MAX_PARAMETERS: Final = 15
 _ALL_ONES: Final = 0xFFFFFFFFFFFFFFFF
@@ -36,7 +36,7 @@ _HEADER: Final = {
     "processors": (0x08, 4),
     "pad": (0x0C, 4),
     **row(0x10, 8, "thread program_counter"),
-    "report": (0xC0, 48),
+    "report": (_REPORT.start, _REPORT.stop - _REPORT.start),
 }
 
 
@@ -46,6 +46,20 @@ def is_stop(payload: bytes) -> bool:
     True for all three kinds in either form, also for the notice that it reboots.
     """
     return len(payload) >= _SIZE and EXCEPTION <= _FIRST.unpack_from(payload)[0] & ~ALTERNATE <= COMMAND_STRING
+
+
+@dataclass(frozen=True, slots=True)
+class ControlReport(Record):
+    """What the registers that matter for going on were at the stop; each machine has a subclass with its fields."""
+
+    NAME: ClassVar = "control report"
+    SIZE: ClassVar = _REPORT.stop - _REPORT.start
+
+    @property
+    def instructions(self) -> bytes:
+        """The memory at the program counter, with the debugger's breakpoints taken out; 16 bytes at most."""
+        offset, size = self.FIELDS["instruction_stream"]
+        return self.raw[offset : offset + min(size, self["instruction_count"])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +202,4 @@ class StateChange(Payload):
 
 
 def _report(report: bytes | Record) -> bytes:
-    raw = bytes(report)
-    if len(raw) != 48:
-        raise PayloadError(message="control report", wanted=48, given=len(raw))
-    return raw
+    return ControlReport.from_bytes(bytes(report)).raw

@@ -16,6 +16,7 @@ __all__ = [
     "PeerError",
     "SetupError",
     "TargetError",
+    "TargetHeld",
 ]
 
 
@@ -57,3 +58,9 @@ class LinkLost(TargetError):
     """{target}: the link is lost: {why}"""
 
     code = "link-lost"
+
+
+class TargetHeld(TargetError):
+    """{target} is held by {holder} from {address} since {since}; it is free again when they leave"""
+
+    code = "held"

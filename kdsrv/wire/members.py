@@ -1,0 +1,113 @@
+"""Members of JSON objects that come from outside, each taken out as what it has to be or refused in one sentence."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from kdsrv.errors import PeerError
+
+__all__ = ["MAX_INTEGER", "MAX_TEXT", "Members", "one_line"]
+
+MAX_TEXT: Final = 2048
+"""Most characters in a text, so that the longest message stays far below the longest frame."""
+
+MAX_INTEGER: Final = 2**53 - 1
+"""The greatest integer that every JSON reader keeps exactly."""
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+_MAX_ITEMS: Final = 64
+_HEX: Final = re.compile("0x[0-9a-f]{1,16}")
+_NOT_ONE_LINE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def one_line(text: str) -> str:
+    """``text`` as it may be sent and shown: cut to MAX_TEXT, ``?`` for control, direction and surrogate characters.
+
+    Such texts end up in other people's terminals and logs.
+    """
+    return _NOT_ONE_LINE.sub("?", text[:MAX_TEXT])
+
+
+class Members:
+    """The members of one JSON object. Every getter raises PeerError if the member is missing or is something else.
+
+    ``what`` names the object in these errors: "message 'attach'".
+    """
+
+    __slots__ = ("_values", "_what")
+
+    def __init__(self, what: str, values: object) -> None:
+        if not isinstance(values, dict):
+            raise PeerError(why=f"its {what} is not a JSON object")
+        self._what = what
+        self._values: dict[str, object] = values
+
+    def text(self, name: str) -> str:
+        """A text of one line."""
+        return self._line(name, self._values.get(name))
+
+    def text_or_none(self, name: str) -> str | None:
+        """A text of one line, or null."""
+        if name in self._values and self._values[name] is None:
+            return None
+        return self.text(name)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts."""
+        return tuple([self._line(name, item) for item in self._items(name)])
+
+    def choice(self, name: str, choices: type[_Choice]) -> _Choice:
+        """A text that is one of ``choices``."""
+        try:
+            return choices(self.text(name))
+        except ValueError:
+            raise self._refusal(name, "one of " + ", ".join(choices)) from None
+
+    def integer(self, name: str, least: int = 0, most: int = MAX_INTEGER) -> int:
+        """A whole number from ``least`` to ``most``."""
+        return self._whole(name, self._values.get(name), least, most)
+
+    def integers(self, name: str, least: int = 0, most: int = MAX_INTEGER) -> tuple[int, ...]:
+        """A list of whole numbers."""
+        return tuple([self._whole(name, item, least, most) for item in self._items(name)])
+
+    def hexadecimal(self, name: str) -> int:
+        """A number of up to 64 bits, written as a text like ``0xc0000005``."""
+        text = self.text(name)
+        if not _HEX.fullmatch(text):
+            raise self._refusal(name, "a hexadecimal number like 0xc0000005")
+        return int(text, 16)
+
+    def seconds(self, name: str) -> float:
+        """A time span."""
+        value = self._values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_INTEGER:
+            raise self._refusal(name, "a number of seconds")
+        return float(value)
+
+    def value(self, name: str) -> object:
+        """Whatever the member is, None if there is none: for something else to read."""
+        return self._values.get(name)
+
+    def _items(self, name: str) -> list[object]:
+        items = self._values.get(name)
+        if not isinstance(items, list) or len(items) > _MAX_ITEMS:
+            raise self._refusal(name, f"a list of up to {_MAX_ITEMS}")
+        return items
+
+    def _line(self, name: str, value: object) -> str:
+        if not isinstance(value, str) or len(value) > MAX_TEXT or _NOT_ONE_LINE.search(value):
+            raise self._refusal(name, f"a line of text of up to {MAX_TEXT} characters")
+        return value
+
+    def _whole(self, name: str, value: object, least: int, most: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self._refusal(name, f"a whole number from {least} to {most}")
+        return value
+
+    def _refusal(self, name: str, wanted: str) -> PeerError:
+        problem = "is not" if name in self._values else "is missing: it has to be"
+        return PeerError(why=f"'{name}' in its {self._what} {problem} {wanted}")

@@ -31,9 +31,26 @@ class KdsrvError(Exception):
 
 
 class ConnectionStringError(KdsrvError):
-    """{where}: {why}"""
+    """column {column}: {why}"""
 
     code = "bad-string"
+
+    def __init__(self, *, column: int, why: str, text: str, caret: int, expected: tuple[str, ...] = ()) -> None:
+        """``column`` counts from 1 in the text that was given; ``text`` is that text with its secrets masked and
+        ``caret`` the offset in it; ``expected`` are the names that would have been right there, if there is a list."""
+        super().__init__(column=column, why=why)
+        self.column = column
+        self.text = text
+        self.caret = caret
+        self.expected = expected
+
+    @property
+    def sentence(self) -> str:
+        """The sentence alone, on one line."""
+        return str(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.sentence}\n    {self.text}\n    {' ' * self.caret}^"
 
 
 class SetupError(KdsrvError):

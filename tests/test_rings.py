@@ -19,12 +19,14 @@ PURE, TWISTED, OUTSIDE = 0, 1, 2
 
 RINGS = {
     "kdsrv": PURE,
+    "kdsrv.alarm": TWISTED,
     "kdsrv.auth": PURE,
     "kdsrv.bridge": TWISTED,
     "kdsrv.cli": OUTSIDE,
     "kdsrv.client": TWISTED,
     "kdsrv.commands": OUTSIDE,
     "kdsrv.connection_strings": PURE,
+    "kdsrv.direct_writer": TWISTED,
     "kdsrv.errors": PURE,
     "kdsrv.kd": PURE,
     "kdsrv.server": TWISTED,

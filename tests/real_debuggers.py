@@ -82,7 +82,10 @@ def run_radare2(
     words = [str(python), "-c", _CALL_RADARE2, str(library), "radare2", *options, f"winkd://{socket_path}"]
     prompt = re.compile(r"answer-\d+:$")
     dialect = _Dialect(prompt=prompt, waiting=prompt)
-    return _run(words, len(commands), dialect, break_in_at, limit)
+    transcript = _run(words, len(commands), dialect, break_in_at, limit)
+    if not re.search(r"Sync done! \([1-9]", transcript.complaints):
+        pytest.fail(f"radare2 did not attach\n{transcript}")
+    return transcript
 
 
 def run_ntoseye(

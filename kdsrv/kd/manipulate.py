@@ -61,6 +61,10 @@ class Manipulate(Payload):
         """The answer to this request: its own fixed part with status and results changed, then ``data``."""
         return type(self)(self.replace(status=status, **results).fixed, data)
 
+    def reply_version(self, version: Version) -> Self:
+        """The answer to this GetVersion."""
+        return self.replace(**version.values()).reply()
+
     def reply_unknown(self) -> Self:
         """The answer of a target that does not know this request."""
         return self.reply(Status.UNSUCCESSFUL)

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wire_talk import HALTED, READ, READ_REPLY, chunks, pair, receive_all
+
+from kdsrv.errors import PeerError, SetupError
+from kdsrv.kd.packets import Packet
+from kdsrv.sessions.status import Opening, Running
+from kdsrv.wire.connection import (
+    Connection,
+    ConnectionClosed,
+    LocalProtocolError,
+    LoginError,
+    Sendable,
+    State,
+    VersionError,
+)
+from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_packet
+from kdsrv.wire.messages import (
+    Attach,
+    Attached,
+    Bye,
+    ClientHello,
+    Dropped,
+    Failure,
+    Message,
+    Ping,
+    Pong,
+    Role,
+    ServerHello,
+    StatusReport,
+)
+from kdsrv.wire.messages import encode as encode_message
+from kdsrv.wire.window import Window
+
+CONTINUE = Packet(2, bytes.fromhex("3c310000") + bytes(52))
+PRINT = Packet(3, b"\x30\x32\0\0" + bytes(12))
+STOP = Packet(7, bytes(240))
+
+
+def control(message: Message) -> bytes:
+    return encode(FrameKind.CONTROL, encode_message(message))
+
+
+def test_the_whole_conversation() -> None:
+    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    talk: list[tuple[Connection, Sendable, State]] = [
+        (client, ClientHello("kdsrv 0.1.0"), State.GREETED),
+        (server, ServerHello(1, "kdsrv 0.1.0"), State.READY),
+        (client, Attach("sim:", "kim@desk"), State.ATTACHING),
+        (server, StatusReport(Opening("sim:")), State.ATTACHING),
+        (server, Attached("sim:", "simulated", HALTED), State.ATTACHED),
+        (server, STOP, State.ATTACHED),
+        (client, READ, State.ATTACHED),
+        (server, READ_REPLY, State.ATTACHED),
+        (client, CONTINUE, State.ATTACHED),
+        (server, StatusReport(Running()), State.ATTACHED),
+        (server, PRINT, State.ATTACHED),
+        (server, Dropped(3), State.ATTACHED),
+        (client, BreakIn(), State.ATTACHED),
+        (client, Resync(), State.ATTACHED),
+        (server, Resync(), State.ATTACHED),
+        (server, Ping(4), State.ATTACHED),
+        (client, Pong(4), State.ATTACHED),
+        (client, Bye("done"), State.CLOSED),
+    ]
+    for sender, event, state in talk:
+        receiver = server if sender is client else client
+        got = receiver.receive_data(sender.send(event))
+        assert got == [event]
+        assert type(got[0]) is type(event)
+        assert sender.state is receiver.state is state
+    assert server.version == client.version == 1
+    assert client.receive_data(b"") == server.receive_data(b"") == [ConnectionClosed()]
+
+
+@given(st.lists(st.integers(0, 2000), max_size=12))
+def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
+    sender, _ = pair()
+    requests: list[Sendable] = [READ, BreakIn(), CONTINUE, Resync(), Ping(1), PRINT, READ, Bye("x")]
+    data = b"".join(map(sender.send, requests))
+    _, server = pair()
+    assert receive_all(server, chunks(data, cuts)) == requests
+
+
+def test_byte_at_a_time_through_the_whole_conversation() -> None:
+    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    said = client.send(ClientHello("x"))
+    assert receive_all(server, [said[at : at + 1] for at in range(len(said))]) == [ClientHello("x")]
+    said = server.send(ServerHello(1, "y"))
+    assert receive_all(client, [said[at : at + 1] for at in range(len(said))]) == [ServerHello(1, "y")]
+    assert client.state is server.state is State.READY
+
+
+MESSAGES = [
+    ClientHello("x"),
+    ServerHello(1, "x"),
+    Attach(None, "x"),
+    Attached("x", "x", HALTED),
+    StatusReport(HALTED),
+    Dropped(1),
+    Ping(1),
+    Pong(1),
+    Bye("x"),
+    Failure("x", "x"),
+]
+MAY = {
+    (Role.CLIENT, State.START): {"ClientHello", "Bye"},
+    (Role.CLIENT, State.GREETED): {"Bye"},
+    (Role.CLIENT, State.READY): {"Attach", "Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.ATTACHING): {"Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.ATTACHED): {"Packet", "BreakIn", "Resync", "Ping", "Pong", "Bye"},
+    (Role.SERVER, State.START): {"Bye", "Failure"},
+    (Role.SERVER, State.GREETED): {"ServerHello", "Bye", "Failure"},
+    (Role.SERVER, State.READY): {"Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.ATTACHING): {"Attached", "StatusReport", "Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.ATTACHED): {"Packet", "StatusReport", "Dropped", "Ping", "Pong", "Bye", "Failure"},
+}
+
+
+@pytest.mark.parametrize("event", [*MESSAGES, READ, BreakIn(), Resync()], ids=lambda event: type(event).__name__)
+@pytest.mark.parametrize(("role", "state"), MAY)
+def test_who_may_say_what_when(role: Role, state: State, event: Sendable) -> None:
+    client, server = pair(state)
+    sender, receiver = (client, server) if role is Role.CLIENT else (server, client)
+    if type(event).__name__ in MAY[role, state]:
+        assert receiver.receive_data(sender.send(event)) == [event]
+        return
+    with pytest.raises(LocalProtocolError):
+        sender.send(event)
+    assert sender.state is state
+    if isinstance(event, Message):
+        data = control(event)
+    elif isinstance(event, Packet):
+        data = encode_packet(*event)
+    else:
+        data = encode(FrameKind.BREAK_IN if isinstance(event, BreakIn) else FrameKind.RESYNC)
+    with pytest.raises(PeerError):
+        receiver.receive_data(data)
+    assert receiver.state is State.ERROR
+
+
+@pytest.mark.parametrize("packet_type", range(13))
+@pytest.mark.parametrize(("role", "allowed"), [(Role.CLIENT, {2, 3, 11}), (Role.SERVER, {1, 2, 3, 7, 9, 10, 11})])
+def test_packet_types_have_a_direction(role: Role, allowed: set[int], packet_type: int) -> None:
+    client, server = pair()
+    sender, receiver = (client, server) if role is Role.CLIENT else (server, client)
+    packet = Packet(packet_type, b"abc")
+    if packet_type in allowed:
+        assert receiver.receive_data(sender.send_packet(*packet)) == [packet]
+        return
+    with pytest.raises(LocalProtocolError, match=f"type {packet_type}"):
+        sender.send(packet)
+    with pytest.raises(PeerError, match=f"a packet of type {packet_type}"):
+        receiver.receive_data(encode_packet(*packet))
+
+
+def test_no_common_version_is_answered_with_both() -> None:
+    client, server = Connection(Role.CLIENT, (2, 3)), Connection(Role.SERVER, (1,))
+    with pytest.raises(VersionError) as refusal:
+        server.receive_data(client.send(ClientHello("x", (2, 3))))
+    (answer,) = client.receive_data(server.give_up(refusal.value))
+    assert answer == Failure(
+        "version",
+        "The client speaks version 2, 3 of the kdsrv protocol and the server version 1; "
+        "bring both to one release of kdsrv.",
+    )
+    assert client.state is server.state is State.CLOSED
+
+
+def test_the_highest_common_version_is_taken() -> None:
+    client, server = Connection(Role.CLIENT, (1, 2, 3)), Connection(Role.SERVER, (1, 2))
+    server.receive_data(client.send(ClientHello("x", (1, 2, 3))))
+    assert server.version == 2
+    with pytest.raises(LocalProtocolError):
+        server.send(ServerHello(1, "y"))
+    client.receive_data(server.send(ServerHello(2, "y")))
+    assert client.version == 2
+
+
+def test_a_version_that_was_not_offered_is_refused() -> None:
+    client, _ = pair(State.GREETED)
+    with pytest.raises(VersionError, match=r"client speaks version 1 .* server version 7"):
+        client.receive_data(control(ServerHello(7, "y")))
+
+
+def test_a_server_that_wants_a_login_is_left_with_a_sentence() -> None:
+    client, server = pair(State.GREETED)
+    with pytest.raises(LoginError, match=r"The server wants a login \(scram, tea\), which this client does not have"):
+        client.receive_data(server.send(ServerHello(1, "y", ("scram", "tea"))))
+    assert server.state is State.LOGIN
+    with pytest.raises(PeerError, match=r"'attach'.* when login"):
+        server.receive_data(control(Attach(None, "x")))
+
+
+def test_a_client_may_leave_instead_of_logging_in() -> None:
+    client, server = pair(State.GREETED)
+    with pytest.raises(LoginError) as refusal:
+        client.receive_data(server.send(ServerHello(1, "y", ("scram",))))
+    assert server.receive_data(client.give_up(refusal.value)) == [Bye(str(refusal.value))]
+
+
+def test_an_error_stays_until_somebody_gives_up() -> None:
+    _, server = pair(State.START)
+    with pytest.raises(PeerError, match="HTTP") as first:
+        server.receive_data(b"GET / HTTP/1.1\r\n")
+    with pytest.raises(PeerError, match="HTTP"):
+        server.receive_data(b"Host: lab\r\n")
+    with pytest.raises(PeerError, match="HTTP"):
+        server.receive_data(b"")
+    with pytest.raises(LocalProtocolError):
+        server.send(Failure("protocol", "x"))
+    answer = Connection(Role.CLIENT).receive_data(server.give_up(first.value))
+    assert answer == [Failure("protocol", str(first.value))]
+    assert server.receive_data(b"more") == []
+    assert server.receive_data(b"") == [ConnectionClosed()]
+    assert server.give_up(first.value) == b""
+
+
+def test_giving_up_says_the_code_of_the_error() -> None:
+    client, server = pair(State.ATTACHING)
+    assert client.receive_data(server.give_up(SetupError(why="no such port"))) == [Failure("setup", "no such port")]
+    client, server = pair()
+    assert server.receive_data(client.give_up(SetupError(why="no such port"))) == [Bye("no such port")]
+
+
+def test_after_the_last_word_everything_is_dropped() -> None:
+    client, server = pair()
+    assert client.receive_data(server.send(Bye("x")) + encode_packet(*STOP)) == [Bye("x")]
+    assert client.receive_data(encode_packet(*STOP) + b"\xff\xff\xff\xff\xff\xff") == []
+    with pytest.raises(LocalProtocolError):
+        client.send(Ping(1))
+    assert server.receive_data(encode_packet(*READ)) == []
+    assert server.receive_data(b"\0\0") == []
+    assert server.receive_data(b"") == [ConnectionClosed()]
+
+
+def test_the_end_of_the_network_connection() -> None:
+    client, server = pair()
+    assert client.receive_data(b"") == [ConnectionClosed()]
+    assert client.state is State.CLOSED
+    assert server.receive_data(encode_packet(*READ)[:-1]) == []
+    with pytest.raises(PeerError, match="in the middle of a frame"):
+        server.receive_data(b"")
+
+
+def test_the_window_is_that_of_attached() -> None:
+    client, server = pair(window=Window(2, 1000))
+    data = client.send(READ) + client.send(READ)
+    assert not client.has_room(READ.payload)
+    assert client.has_room(CONTINUE.payload)
+    with pytest.raises(LocalProtocolError, match="window"):
+        client.send(READ)
+    server.receive_data(data + client.send(CONTINUE))
+    with pytest.raises(PeerError, match="more requests than the window allows"):
+        server.receive_data(encode_packet(*READ))
+
+
+def test_a_reply_makes_room() -> None:
+    client, server = pair(window=Window(1, 1000))
+    for _ in range(3):
+        server.receive_data(client.send(READ))
+        assert not client.has_room(READ.payload)
+        client.receive_data(server.send(STOP) + server.send(PRINT))
+        assert not client.has_room(READ.payload)
+        client.receive_data(server.send(READ_REPLY))
+        assert client.has_room(READ.payload)
+
+
+def test_a_resync_makes_room_and_old_replies_do_not_count() -> None:
+    client, server = pair(window=Window(1, 1000))
+    asked = client.send(READ)
+    server.receive_data(asked)
+    late = server.send(READ_REPLY)
+    resync = client.send(Resync())
+    assert client.resyncing
+    again = client.send(READ)
+    client.receive_data(late)
+    assert not client.has_room(READ.payload)
+    server.receive_data(resync + again)
+    client.receive_data(server.send(Resync()))
+    assert not client.resyncing
+    assert not client.has_room(READ.payload)
+    client.receive_data(server.send(READ_REPLY))
+    assert client.has_room(READ.payload)
+
+
+def test_only_resyncs_that_were_sent_are_echoed() -> None:
+    client, server = pair()
+    with pytest.raises(LocalProtocolError, match="no resync to echo"):
+        server.send(Resync())
+    with pytest.raises(PeerError, match="never sent"):
+        client.receive_data(encode(FrameKind.RESYNC))
+
+
+sendable = st.one_of(
+    st.sampled_from([*MESSAGES, CONTINUE, PRINT, STOP, BreakIn(), Resync(), Resync()]),
+    st.builds(Packet, st.just(2), st.sampled_from([b"\x30\x31\0\0" + bytes(52), b"\x31\x31\0\0" + bytes(300)])),
+)
+moves = st.lists(st.tuples(st.booleans(), st.one_of(sendable, st.integers(1, 400))), max_size=60)
+
+
+@given(st.sampled_from([State.START, State.ATTACHED, State.ATTACHED]), moves)
+@settings(max_examples=300)
+def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list[tuple[bool, Sendable | int]]) -> None:
+    client, server = pair(state, Window(3, 700))
+    under_way = {client: b"", server: b""}
+    for from_client, step in steps:
+        sender, receiver = (client, server) if from_client else (server, client)
+        if isinstance(step, int):
+            data, under_way[receiver] = under_way[receiver][:step], under_way[receiver][step:]
+            if data:
+                receiver.receive_data(data)
+            continue
+        unasked = isinstance(step, Packet) and step.type == 2 and not len(server.outstanding)
+        if sender is server and (unasked or server.resyncing):
+            step = Resync()
+        try:
+            under_way[receiver] += sender.send(step)
+        except LocalProtocolError:
+            continue
+    for receiver, data in under_way.items():
+        if data:
+            receiver.receive_data(data)
+
+
+@given(
+    st.sampled_from([Role.CLIENT, Role.SERVER]),
+    st.sampled_from([State.START, State.GREETED, State.READY, State.ATTACHING, State.ATTACHED]),
+    st.lists(
+        st.one_of(
+            st.binary(max_size=30),
+            st.sampled_from(MESSAGES).map(control),
+            st.builds(encode_packet, st.integers(0, 0xFFFF), st.binary(max_size=60)),
+            st.builds(encode, st.just(FrameKind.CONTROL), st.binary(max_size=60)),
+            st.sampled_from([encode(FrameKind.BREAK_IN), encode(FrameKind.RESYNC), b""]),
+        ),
+        max_size=6,
+    ),
+)
+def test_nothing_but_a_peer_error_comes_out(role: Role, state: State, pieces: list[bytes]) -> None:
+    client, server = pair(state)
+    receiver = client if role is Role.CLIENT else server
+    for piece in pieces:
+        try:
+            receiver.receive_data(piece)
+        except PeerError as error:
+            receiver.give_up(error)
+            assert receiver.receive_data(b"more") == []

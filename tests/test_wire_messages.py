@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wire_talk import HALTED
+
+from kdsrv.errors import PeerError
+from kdsrv.sessions.status import Quiet, UnknownStatus
+from kdsrv.wire.members import MAX_INTEGER, MAX_TEXT, one_line
+from kdsrv.wire.messages import (
+    Attach,
+    Attached,
+    Bye,
+    ClientHello,
+    Dropped,
+    Failure,
+    Message,
+    Ping,
+    Pong,
+    Role,
+    ServerHello,
+    StatusReport,
+    decode,
+    encode,
+)
+from kdsrv.wire.window import Window
+
+lines = st.text(max_size=20).map(one_line)
+counts = st.integers(0, MAX_INTEGER)
+versions = st.integers(1, 65535)
+from_client = st.one_of(
+    st.builds(ClientHello, lines, st.lists(versions, max_size=5).map(tuple)),
+    st.builds(Attach, lines | st.none(), lines),
+    st.builds(Ping, counts),
+    st.builds(Pong, counts),
+    st.builds(Bye, lines),
+)
+from_server = st.one_of(
+    st.builds(ServerHello, versions, lines, st.lists(lines, max_size=3).map(tuple)),
+    st.builds(Attached, lines, lines, st.just(HALTED), st.builds(Window, st.integers(1, 999), st.integers(1, 99999))),
+    st.builds(StatusReport, st.builds(Quiet, st.floats(0, 1e9))),
+    st.builds(Dropped, st.integers(1, MAX_INTEGER)),
+    st.builds(Ping, counts),
+    st.builds(Pong, counts),
+    st.builds(Bye, lines),
+    st.builds(Failure, lines, lines),
+)
+
+GOOD: dict[Role, dict[str, dict[str, Any]]] = {
+    Role.CLIENT: {
+        "hello": {"protocol": "kdsrv", "versions": [1], "software": "x"},
+        "attach": {"trans": "sim:", "client": "x"},
+        "ping": {"id": 1},
+        "pong": {"id": 1},
+        "bye": {"reason": "x"},
+    },
+    Role.SERVER: {
+        "hello": {"version": 1, "software": "x", "login": []},
+        "attached": {
+            "target": "x",
+            "description": "x",
+            "window": {"packets": 1, "bytes": 1},
+            "status": {"kind": "running", "run_state": "running", "sentence": "running"},
+        },
+        "status": {"status": {"kind": "running", "run_state": "running", "sentence": "running"}},
+        "dropped": {"prints": 1},
+        "ping": {"id": 1},
+        "pong": {"id": 1},
+        "bye": {"reason": "x"},
+        "error": {"code": "x", "message": "x"},
+    },
+}
+ALL_GOOD = [(role, kind, members) for role, kinds in GOOD.items() for kind, members in kinds.items()]
+
+
+def take(role: Role, kind: str, members: dict[str, Any]) -> Message:
+    return decode(json.dumps({"type": kind, **members}).encode(), role)
+
+
+@given(from_client)
+def test_client_messages_survive(message: Message) -> None:
+    assert decode(encode(message), Role.CLIENT) == message
+
+
+@given(from_server)
+def test_server_messages_survive(message: Message) -> None:
+    assert decode(encode(message), Role.SERVER) == message
+
+
+def test_json_of_the_first_message() -> None:
+    expected = '{"type":"hello","protocol":"kdsrv","versions":[1],"software":"kdsrv 0.1.0"}'
+    assert encode(ClientHello("kdsrv 0.1.0")) == expected.encode()
+
+
+@pytest.mark.parametrize(("role", "kind", "members"), ALL_GOOD)
+def test_unknown_members_are_ignored(role: Role, kind: str, members: dict[str, Any]) -> None:
+    assert take(role, kind, {**members, "later": {"more": 1}}) == take(role, kind, members)
+
+
+@pytest.mark.parametrize(("role", "kind", "members"), ALL_GOOD)
+def test_every_member_is_needed_and_typed(role: Role, kind: str, members: dict[str, Any]) -> None:
+    for name in members:
+        without = {key: value for key, value in members.items() if key != name}
+        with pytest.raises(PeerError, match=name):
+            take(role, kind, without)
+        for wrong in (True, 1.5, -1, 2**60, "a\nb", "a" * (MAX_TEXT + 1), "\ud800", [1.5], [None], {"kind": 1}):
+            with pytest.raises(PeerError):
+                take(role, kind, {**members, name: wrong})
+
+
+def test_no_target_named_is_null_not_absent() -> None:
+    assert take(Role.CLIENT, "attach", {"trans": None, "client": "x"}) == Attach(None, "x")
+
+
+def test_a_status_of_a_later_kind_is_kept() -> None:
+    status = {"kind": "melting", "run_state": "unknown", "sentence": "it melts"}
+    assert take(Role.SERVER, "status", {"status": status}) == StatusReport(UnknownStatus("melting", "it melts"))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe{\x00}\x00", "not JSON"),
+        (b"[" * 60000, "not JSON"),
+        (b'{"type":"ping","id":NaN}', "not JSON"),
+        (b'{"type":"ping","id":' + b"9" * 5000 + b"}", "not JSON"),
+        (b"[]", "its control message is not a JSON object"),
+        (b"{}", "'type' in its control message is missing"),
+        (b'{"type":1}', "'type' in its control message is not a line of text"),
+        (b'{"type":"dance"}', "type 'dance', which a client does not send"),
+        (b'{"type":"attached"}', "type 'attached', which a client does not send"),
+        (b'{"type":"ping"}', "'id' in its message 'ping' is missing"),
+        (b'{"type":"ping","id":"1"}', "'id' in its message 'ping' is not a whole number"),
+        (b'{"type":"hello","protocol":"other"}', "it speaks 'other'"),
+    ],
+)
+def test_what_is_no_message_is_refused_in_a_sentence(body: bytes, says: str) -> None:
+    with pytest.raises(PeerError, match=says):
+        decode(body, Role.CLIENT)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(ALL_GOOD), st.data())
+def test_any_json_gives_a_message_or_a_peer_error(good: tuple[Role, str, dict[str, Any]], data: st.DataObject) -> None:
+    role, kind, members = good
+    changed = {name: data.draw(st.just(value) | json_values) for name, value in members.items()}
+    try:
+        message = take(role, kind, changed)
+    except PeerError:
+        return
+    assert decode(encode(message), role) == message
+
+
+def test_texts_of_ours_become_lines() -> None:
+    long = "a\nb\x1b[31m\u202e\ud800" + "c" * MAX_TEXT
+    assert decode(encode(Bye(long)), Role.CLIENT) == Bye(("a?b?[31m??" + "c" * MAX_TEXT)[:MAX_TEXT])
+
+
+def test_the_longest_message_fits_a_frame() -> None:
+    worst = "\N{GRINNING FACE}" * MAX_TEXT
+    message = Attached(worst, worst, UnknownStatus(worst, worst))
+    assert len(encode(message)) < 65536

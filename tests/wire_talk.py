@@ -1,0 +1,49 @@
+"""Two ends of the kdsrv protocol for tests: ready-made events, and connections brought to a given state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.sessions.status import Halted, HaltReason
+from kdsrv.wire.connection import Connection, Event, State
+from kdsrv.wire.messages import Attach, Attached, ClientHello, Role, ServerHello
+from kdsrv.wire.window import DEFAULT_WINDOW, Window
+
+__all__ = ["HALTED", "READ", "READ_REPLY", "chunks", "pair", "receive_all"]
+
+HALTED = Halted(0, HaltReason.BREAKPOINT, 0x80000003, 0xFFFFF80312345678)
+
+READ = Packet(PacketType.STATE_MANIPULATE, bytes.fromhex("30310000") + bytes(52))
+"""ReadVirtualMemory, a request that is replied to."""
+
+READ_REPLY = Packet(PacketType.STATE_MANIPULATE, READ.payload + b"MZ")
+
+
+def pair(state: State = State.ATTACHED, window: Window = DEFAULT_WINDOW) -> tuple[Connection, Connection]:
+    """A client and a server that have talked until both are in ``state``."""
+    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    talk = [
+        (client, server, ClientHello("a client")),
+        (server, client, ServerHello(1, "a server")),
+        (client, server, Attach("sim:", "kim@desk")),
+        (server, client, Attached("sim:", "a simulated target", HALTED, window)),
+    ]
+    for sender, receiver, message in talk:
+        if client.state is state:
+            break
+        receiver.receive_data(sender.send(message))
+    assert client.state is server.state is state
+    return client, server
+
+
+def chunks(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """``data`` cut at these places, without empty pieces."""
+    places = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:stop] for start, stop in pairwise(places) if start < stop]
+
+
+def receive_all(connection: Connection, pieces: Iterable[bytes]) -> list[Event]:
+    """All events that these pieces give, one after another."""
+    return [event for piece in pieces for event in connection.receive_data(piece)]

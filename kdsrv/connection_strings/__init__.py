@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdsrv.connection_strings.joined import BridgeSpec, KdsrvSpec, parse_bridge_string, parse_kdsrv_string
 from kdsrv.connection_strings.kd import (
     FireWireSpec,
     KdSpec,
@@ -15,19 +16,61 @@ from kdsrv.connection_strings.kd import (
     fill_in,
     parse_kd_string,
 )
+from kdsrv.connection_strings.remoting import (
+    ClientSpec,
+    ComClientSpec,
+    ComServerSpec,
+    FireWireClientSpec,
+    FireWireServerSpec,
+    HypervClientSpec,
+    HypervServerSpec,
+    NpipeClientSpec,
+    NpipeServerSpec,
+    ServerSpec,
+    SpipeClientSpec,
+    SpipeServerSpec,
+    SslClientSpec,
+    SslServerSpec,
+    TcpClientSpec,
+    TcpServerSpec,
+    parse_client_string,
+    parse_server_string,
+)
 from kdsrv.connection_strings.values import PortRange
 
 __all__ = [
+    "BridgeSpec",
+    "ClientSpec",
+    "ComClientSpec",
+    "ComServerSpec",
+    "FireWireClientSpec",
+    "FireWireServerSpec",
     "FireWireSpec",
+    "HypervClientSpec",
+    "HypervServerSpec",
     "KdSpec",
+    "KdsrvSpec",
     "ModemSpec",
     "NetSpec",
+    "NpipeClientSpec",
+    "NpipeServerSpec",
     "PipeSpec",
     "PortRange",
     "SerialSpec",
+    "ServerSpec",
     "SimSpec",
+    "SpipeClientSpec",
+    "SpipeServerSpec",
+    "SslClientSpec",
+    "SslServerSpec",
+    "TcpClientSpec",
     "TcpSerialSpec",
+    "TcpServerSpec",
     "UsbSpec",
     "fill_in",
+    "parse_bridge_string",
+    "parse_client_string",
     "parse_kd_string",
+    "parse_kdsrv_string",
+    "parse_server_string",
 ]

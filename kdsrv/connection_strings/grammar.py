@@ -49,7 +49,7 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One ``transport:parameters``; the transport is in lower case, ``""`` for a list of parameters without one."""
+    """One ``transport:parameters``; the transport is in lower case."""
 
     text: str
     start: int
@@ -94,9 +94,9 @@ def read_nested(node: Node, parameter: Parameter, wanted: str) -> Node:
     return _read_node(node.text, parameter.value_start, parameter.value_stop, _pairs(node.text), wanted)
 
 
-def read_parameters(text: str) -> Node:
-    """A list of parameters that no transport stands before."""
-    return Node(text, 0, len(text), "", _read_list(text, 0, len(text), _pairs(text)))
+def read_parameters(text: str, called: str) -> Node:
+    """A list of parameters that no transport stands before, as a node of this name."""
+    return Node(text, 0, len(text), called, _read_list(text, 0, len(text), _pairs(text)))
 
 
 def quoted(value: str) -> str:

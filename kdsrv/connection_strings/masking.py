@@ -88,7 +88,7 @@ def _first_secret(text: str, start: int, stop: int, hiding: bool) -> int | None:
         return start
     if found := _SECRET.search(text, start, stop):
         return found.end()
-    bare_word = not piece["equals"] and not piece["rest"].strip("}")
+    bare_word = not piece["equals"] and (piece["name"] + piece["rest"]).strip("}").isalnum()
     return None if known or bare_word else piece.start("rest")
 
 

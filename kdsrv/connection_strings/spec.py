@@ -13,8 +13,21 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 from kdsrv.connection_strings.grammar import Node, Parameter, is_balanced, quoted
 from kdsrv.connection_strings.masking import SECRET_NAMES
 from kdsrv.connection_strings.values import UnfitValueError
+from kdsrv.errors import ConnectionStringError
 
-__all__ = ["CLIENT_STRING", "KD_STRING", "SERVER_STRING", "Form", "Spec", "check_form", "read_spec", "reads", "written"]
+__all__ = [
+    "CLIENT_STRING",
+    "KD_STRING",
+    "SERVER_STRING",
+    "Form",
+    "Spec",
+    "check_form",
+    "read_spec",
+    "reads",
+    "written",
+    "wrong_form",
+    "wrong_transport",
+]
 
 S = TypeVar("S", bound="Spec")
 
@@ -74,9 +87,12 @@ def written(transport: str, words: tuple[str, ...], values: list[tuple[str, str 
     return f"{transport}:{','.join(parts)}"
 
 
-def reads(reader: Callable[[str], object], name: str = "", alias: str = "", bare: bool = False) -> Mapping[str, object]:
-    """Metadata of a field: its reader, its name in the string, an alias, whether it can stand without a value."""
-    return {"reader": reader, "name": name, "alias": alias, "bare": bare}
+def reads(
+    reader: Callable[[str], object], *, name: str = "", alias: str = "", bare: bool = False, empty: bool = False
+) -> Mapping[str, object]:
+    """Metadata of a field: its reader, its name in the string, an alias; ``bare`` and ``empty`` say that a name without
+    ``=`` or without a value after it stands for the default."""
+    return {"reader": reader, "name": name, "alias": alias, "bare": bare, "empty": empty}
 
 
 def read_spec(kind: type[S], node: Node) -> S:
@@ -111,16 +127,22 @@ def read_spec(kind: type[S], node: Node) -> S:
 
 def check_form(node: Node, wanted: Form) -> None:
     """Refuse a transport that this kind of string does not have, and say which kind does."""
-    if node.transport in wanted.transports:
-        return
+    if node.transport not in wanted.transports:
+        raise wrong_transport(node, wanted)
+
+
+def wrong_transport(node: Node, wanted: Form) -> ConnectionStringError:
+    """The error about a transport that belongs to another kind of string, or to none."""
     if node.transport == "kdsrv":
         why = f'a kdsrv string holds a server= and a trans=; here only a {wanted.called} can stand: "{wanted.example}"'
-        raise node.problem(node.start, why)
-    for other in (CLIENT_STRING, KD_STRING):
-        if node.transport in other.transports:
-            called = "server or client string" if other is CLIENT_STRING else other.called
-            raise node.problem(node.start, wrong_form(called, wanted))
-    raise node.problem(node.start, f'unknown transport "{node.transport[:40]}"', wanted.transports)
+    elif node.transport in KD_STRING.transports and node.transport not in _REMOTE:
+        why = wrong_form(KD_STRING.called, wanted)
+    elif node.transport in _REMOTE:
+        called = "server or client string"
+        why = wrong_form(f"{called} or a kd-string" if node.transport in KD_STRING.transports else called, wanted)
+    else:
+        return node.problem(node.start, f'unknown transport "{node.transport[:40]}"', wanted.transports)
+    return node.problem(node.start, why)
 
 
 def wrong_form(called: str, wanted: Form) -> str:
@@ -149,7 +171,7 @@ def _read_value(node: Node, parameter: Parameter, field: Field[Any]) -> object:
     if field.default is False:
         _check_flag(node, parameter)
         return True
-    if parameter.value is None and field.metadata["bare"]:
+    if (parameter.value is None and field.metadata["bare"]) or (parameter.value == "" and field.metadata["empty"]):
         return None
     if not parameter.value:
         raise node.problem(parameter.start, f"{parameter.name} needs a value: {parameter.name}=...")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdsrv.errors import PeerError
@@ -147,5 +147,6 @@ def test_what_is_no_status_is_refused(value: object) -> None:
         st.integers(0, 2**64 - 1),
     )
 )
+@settings(deadline=None)
 def test_stops_survive(status: Halted) -> None:
     assert status_from_json(json.loads(json.dumps(status.to_json()))) == status

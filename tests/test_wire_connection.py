@@ -77,6 +77,7 @@ def test_the_whole_conversation() -> None:
 
 
 @given(st.lists(st.integers(0, 2000), max_size=12))
+@settings(deadline=None)
 def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
     sender, _ = pair()
     requests: list[Sendable] = [READ, BreakIn(), CONTINUE, Resync(), Ping(1), PRINT, READ, Bye("x")]
@@ -303,7 +304,7 @@ moves = st.lists(st.tuples(st.booleans(), st.one_of(sendable, st.integers(1, 400
 
 
 @given(st.sampled_from([State.START, State.ATTACHED, State.ATTACHED]), moves)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list[tuple[bool, Sendable | int]]) -> None:
     client, server = pair(state, Window(3, 700))
     under_way = {client: b"", server: b""}
@@ -340,6 +341,7 @@ def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list
         max_size=6,
     ),
 )
+@settings(deadline=None)
 def test_nothing_but_a_peer_error_comes_out(role: Role, state: State, pieces: list[bytes]) -> None:
     client, server = pair(state)
     receiver = client if role is Role.CLIENT else server

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_talk import chunks
 
@@ -52,6 +52,7 @@ def test_bytes_of_each_kind() -> None:
 
 
 @given(frames, st.lists(st.integers(0, 500)))
+@settings(deadline=None)
 def test_any_split_gives_the_same_frames(sent: list[Frame], cuts: list[int]) -> None:
     data = b"".join(map(as_bytes, sent))
     reader = FrameReader()
@@ -62,6 +63,7 @@ def test_any_split_gives_the_same_frames(sent: list[Frame], cuts: list[int]) -> 
 
 
 @given(frames)
+@settings(deadline=None)
 def test_byte_at_a_time(sent: list[Frame]) -> None:
     reader = FrameReader()
     came = [frame for byte in b"".join(map(as_bytes, sent)) for frame in reader.receive(bytes([byte]))]
@@ -142,6 +144,7 @@ def test_what_strangers_send_is_named(data: bytes, says: str) -> None:
 
 
 @given(st.lists(st.binary(max_size=30)))
+@settings(deadline=None)
 def test_garbage_gives_frames_or_a_peer_error(pieces: list[bytes]) -> None:
     reader = FrameReader()
     try:

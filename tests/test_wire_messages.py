@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_talk import HALTED
 
@@ -82,11 +82,13 @@ def take(role: Role, kind: str, members: dict[str, Any]) -> Message:
 
 
 @given(from_client)
+@settings(deadline=None)
 def test_client_messages_survive(message: Message) -> None:
     assert decode(encode(message), Role.CLIENT) == message
 
 
 @given(from_server)
+@settings(deadline=None)
 def test_server_messages_survive(message: Message) -> None:
     assert decode(encode(message), Role.SERVER) == message
 
@@ -153,6 +155,7 @@ json_values = st.recursive(
 
 
 @given(st.sampled_from(ALL_GOOD), st.data())
+@settings(deadline=None)
 def test_any_json_gives_a_message_or_a_peer_error(good: tuple[Role, str, dict[str, Any]], data: st.DataObject) -> None:
     role, kind, members = good
     changed = {name: data.draw(st.just(value) | json_values) for name, value in members.items()}

@@ -88,7 +88,8 @@ def _first_secret(text: str, start: int, stop: int, hiding: bool) -> int | None:
         return start
     if found := _SECRET.search(text, start, stop):
         return found.end()
-    bare_word = not piece["equals"] and (piece["name"] + piece["rest"]).strip("}").isalnum()
+    word = (piece["name"] + piece["rest"]).strip("}")
+    bare_word = not piece["equals"] and (not word or word.isalnum())
     return None if known or bare_word else piece.start("rest")
 
 

@@ -169,7 +169,8 @@ class TargetFramer:
         self._body = None
 
     def take_byte(self) -> int | None:
-        """One byte, as a running target polls its line; None when there is none."""
+        """One byte, as a running target polls its line; None when there is none. A body begun before is given up."""
+        self._body = None
         if not self._buffer:
             return None
         at = self._buffer.find(BREAK_IN)

@@ -104,7 +104,7 @@ class HostLink(Link):
 
     def resync(self, now: float) -> list[GaveUp]:
         """Agree on ids anew by a RESET, upon which a halted target announces its stop again. Unsent packets go."""
-        lost = list(self._drop_all("the link is being reset"))
+        lost = self._drop_all("the link is being reset")
         self._resets_sent = 0
         self._send_reset(now)
         return lost
@@ -155,15 +155,16 @@ class HostLink(Link):
             self._send_reset(now)
         elif packet.id == self._expected or (self._expected is None and packet.id in _IDS):
             self._acknowledge(packet.id)
-            if self._is_orphan(packet):
-                self._expected = packet.id ^ 1
-                if self._unacknowledged is None:
-                    self._send_reset(now)
-                return
-            if self._answers_ours(packet):
-                yield self._acknowledged(now)
+            orphan, answer = self._is_orphan(packet), self._answers_ours(packet)
             self._expected = packet.id ^ 1
             self._sync_taken = None
+            if orphan:
+                if self._unacknowledged is None:
+                    self._resets_sent = 0
+                    self._send_reset(now)
+                return
+            if answer:
+                yield self._acknowledged(now)
             yield self._deliver(packet)
         else:
             self.counters.duplicates += 1
@@ -176,12 +177,12 @@ class HostLink(Link):
         if packet.payload == self._sync_taken:
             self.counters.duplicates += 1
             return
-        if self.phase is Phase.SYNCED:
-            yield from self._drop_all("the target has started anew")
+        lost = self._drop_all("the target has started anew") if self.phase is Phase.SYNCED else []
         self.phase = Phase.SYNCED
-        self._renumber(INITIAL_ID)
+        self._next_id = INITIAL_ID
         self._expected = first_id ^ 1
         self._sync_taken = packet.payload
+        yield from lost
         self._send_next(now)
         yield self._deliver(packet)
 
@@ -193,11 +194,11 @@ class HostLink(Link):
         if self.phase is not Phase.RESETTING and now >= self._reset_due():
             self._output.append(_RESET)
             self._reset_at = now
-        if self.phase is Phase.SYNCED:
-            yield from self._drop_all("the target has reset the link")
+        lost = self._drop_all("the target has reset the link") if self.phase is Phase.SYNCED else []
         self.phase = Phase.SYNCED
         self._next_id = INITIAL_ID
         self._expected = self._sync_taken = None
+        yield from lost
         yield ResetSeen()
         self._send_next(now)
 

@@ -160,10 +160,10 @@ class Link(ABC):
         if self._unacknowledged is not None:
             self._frame = encode_data(self._unacknowledged.type, packet_id, self._unacknowledged.payload)
 
-    def _drop_all(self, why: str) -> Iterator[GaveUp]:
-        """Give up every packet that the other end does not have."""
-        if self._unacknowledged is not None:
-            lost, self._unacknowledged = self._unacknowledged, None
-            yield GaveUp(lost.type, why)
-        while self._queue:
-            yield GaveUp(self._queue.popleft().type, why)
+    def _drop_all(self, why: str) -> list[GaveUp]:
+        """Give up every packet that the other end does not have. To be told once the link is ready for new ones."""
+        lost = [] if self._unacknowledged is None else [self._unacknowledged]
+        lost += self._queue
+        self._unacknowledged = None
+        self._queue.clear()
+        return [GaveUp(packet.type, why) for packet in lost]

@@ -177,10 +177,10 @@ class TargetLink(Link):
                 self._framer.discard()
             self._control(PacketType.RESET, self._reset_reply_id)
             self._expected = INITIAL_ID
-            if self._forget_on_reset:
-                yield from self._drop_all("the debugger has reset the link")
+            lost = self._drop_all("the debugger has reset the link") if self._forget_on_reset else []
             self._renumber(self._first_id_after_reset)
-            if self._unacknowledged is None:
+            yield from lost
+            if self._forget_on_reset or self._unacknowledged is None:
                 yield ResetSeen()
             else:
                 self._transmit(now)

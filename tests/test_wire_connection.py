@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire_talk import HALTED, READ, READ_REPLY, chunks, pair, receive_all
 
-from kdsrv.errors import PeerError, SetupError
+from kdsrv.errors import ConnectionStringError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
 from kdsrv.sessions.status import Opening, Running
 from kdsrv.wire.connection import (
@@ -225,6 +225,12 @@ def test_giving_up_says_the_code_of_the_error() -> None:
     assert client.receive_data(server.give_up(SetupError(why="no such port"))) == [Failure("setup", "no such port")]
     client, server = pair()
     assert server.receive_data(client.give_up(SetupError(why="no such port"))) == [Bye("no such port")]
+
+
+def test_only_the_sentence_of_an_error_is_sent() -> None:
+    client, server = pair(State.ATTACHING)
+    mistake = ConnectionStringError(column=5, why="a number is needed", text="com:x", caret=4)
+    assert client.receive_data(server.give_up(mistake)) == [Failure("bad-string", "column 5: a number is needed")]
 
 
 def test_after_the_last_word_everything_is_dropped() -> None:

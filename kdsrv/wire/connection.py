@@ -207,14 +207,14 @@ class Connection:
         return data
 
     def give_up(self, error: KdsrvError) -> bytes:
-        """The bytes that say why this side ends the connection now: none if the last word has been said.
+        """The sentence that says why this side ends the connection now, as bytes: none if the last word has been said.
 
         Unlike ``send`` this is allowed in every state, also after the peer broke a rule.
         """
         if self.state is State.CLOSED:
             return b""
         self.state = State.CLOSED
-        text = str(error)
+        text = str(error.args[0])
         last_word: Message = Failure(error.code, text) if self.role is Role.SERVER else Bye(text)
         return encode(FrameKind.CONTROL, messages.encode(last_word))
 

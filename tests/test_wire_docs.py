@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from wire_transcript import transcript
+
+from kdsrv.kd.api import NO_REPLY
+from kdsrv.sessions import status
+from kdsrv.wire import messages
+from kdsrv.wire.connection import State
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "wire-protocol.md").read_text(encoding="utf-8")
+
+
+def test_the_example_is_what_the_implementation_says() -> None:
+    example = re.search("```transcript\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert example is not None
+    assert example[1] == transcript()
+
+
+@pytest.mark.parametrize(
+    "kind", sorted({each.kind for each in status.Status.__subclasses__() if hasattr(each, "kind")})
+)
+def test_every_kind_of_status_is_described(kind: str) -> None:
+    assert f"\n| `{kind}` |" in DOCUMENT
+
+
+@pytest.mark.parametrize("reason", status.HaltReason)
+def test_every_reason_of_a_stop_is_described(reason: str) -> None:
+    assert f"`{reason}`" in DOCUMENT
+
+
+@pytest.mark.parametrize("kind", sorted({each.type for each in messages.Message.__subclasses__()}))
+def test_every_message_is_described(kind: str) -> None:
+    assert f"\n| `{kind}` |" in DOCUMENT
+
+
+@pytest.mark.parametrize("state", [state.value for state in State if state is not State.ERROR])
+def test_every_state_is_described(state: str) -> None:
+    assert f"\n| {state} |" in DOCUMENT
+
+
+@pytest.mark.parametrize("api", sorted(NO_REPLY))
+def test_every_request_that_does_not_count_is_named(api: int) -> None:
+    assert f"0x{api:04X}" in DOCUMENT

@@ -1,0 +1,85 @@
+"""The example conversation of docs/wire-protocol.md, made by the two ends of the implementation."""
+
+from __future__ import annotations
+
+import struct
+from textwrap import wrap
+
+from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.sessions.status import Halted, HaltReason, Running
+from kdsrv.wire.connection import Connection, Sendable
+from kdsrv.wire.frames import BreakIn, Resync
+from kdsrv.wire.messages import Attach, Attached, Bye, ClientHello, Message, Ping, Pong, Role, ServerHello, StatusReport
+
+__all__ = ["transcript"]
+
+_PC = 0xFFFFF80312345678
+_WIDTH = 100
+
+
+def _request(api: int, union: bytes = b"", data: bytes = b"", status: int = 0x103) -> Packet:
+    """A STATE_MANIPULATE packet (KD protocol, 2.3)."""
+    head = struct.pack("<IHHII", api, 0, 0, status, 0)
+    return Packet(PacketType.STATE_MANIPULATE, head + union.ljust(40, b"\0") + data)
+
+
+def _stop() -> Packet:
+    """A breakpoint on processor 0 (KD protocol, 2.1)."""
+    head = struct.pack("<IHHIIQQ", 0x3030, 6, 0, 2, 0, 0xFFFFA80400001080, _PC)
+    record = struct.pack("<IIQQII", 0x80000003, 0, 0, _PC, 1, 0).ljust(152, b"\0") + struct.pack("<II", 1, 0)
+    report = struct.pack(
+        "<QQIHH16sHHHHI", 0xFFFF0FF0, 0x400, 0x246, 16, 3, b"\xcc\xc3".ljust(16, b"\xcc"), 16, 43, 43, 83, 0
+    )
+    return Packet(PacketType.STATE_CHANGE64, head + record + report)
+
+
+def _conversation() -> list[tuple[Role, Sendable]]:
+    client, server = Role.CLIENT, Role.SERVER
+    stopped = Halted(0, HaltReason.BREAKPOINT, 0x80000003, _PC)
+    where = struct.pack("<QII", _PC, 2, 0)
+    text = b"hello\n"
+    return [
+        (client, ClientHello("kdsrv 0.1.0")),
+        (server, ServerHello(1, "kdsrv 0.1.0")),
+        (client, Attach("sim:", "kim@desk")),
+        (server, Attached("sim:", "a simulated target", stopped)),
+        (server, _stop()),
+        (client, _request(0x3130, where)),
+        (client, _request(0x3130, where)),
+        (server, _request(0x3130, struct.pack("<QII", _PC, 2, 2), b"\xcc\xc3", status=0)),
+        (server, _request(0x3130, struct.pack("<QII", _PC, 2, 2), b"\xcc\xc3", status=0)),
+        (client, _request(0x313C, struct.pack("<IIQQQ", 0x10002, 0, 0x400, 1, 0))),
+        (server, StatusReport(Running())),
+        (server, Packet(PacketType.DEBUG_IO, struct.pack("<IHHII", 0x3230, 6, 0, len(text), 0) + text)),
+        (client, BreakIn()),
+        (server, _stop()),
+        (server, StatusReport(stopped)),
+        (client, Resync()),
+        (server, Resync()),
+        (server, _stop()),
+        (server, Ping(1)),
+        (client, Pong(1)),
+        (client, Bye("the debugger has left")),
+    ]
+
+
+def _shown(sender: Role, event: Sendable, data: bytes) -> str:
+    """A frame as the document shows it: the length, the kind, then JSON as it is and anything else in hexadecimal."""
+    head = f"{sender}  {data[:4].hex()} {data[4:5].hex()}"
+    if isinstance(event, Message):
+        return f"{head} {data[5:].decode()}"
+    body = data[5:7].hex() + " " + data[7:].hex(" ", -4) if isinstance(event, Packet) else ""
+    return "\n".join(wrap(f"{head} {body}".rstrip(), _WIDTH, subsequent_indent=" " * 21))
+
+
+def transcript() -> str:
+    """All frames of the conversation, in order. Both ends have to agree with every one of them."""
+    ends = {role: Connection(role) for role in Role}
+    shown = []
+    for sender, event in _conversation():
+        data = ends[sender].send(event)
+        received = ends[sender.other].receive_data(data)
+        if received != [event]:
+            raise AssertionError(f"{event!r} came out as {received!r}")
+        shown.append(_shown(sender, event, data))
+    return "\n".join(shown) + "\n"

@@ -150,6 +150,7 @@ GOOD: list[tuple[str, Parse, str, object]] = [
     ),
     ("bare number", parse_kd_string, "com:port=2,baudrate=9600", SerialSpec("com2", 9600)),
     ("device", parse_kd_string, "com:port=/dev/ttyUSB0", SerialSpec("/dev/ttyUSB0")),
+    ("device with a comma", parse_kd_string, "com:port=@{/dev/a,b}", SerialSpec("/dev/a,b")),
     ("device path of Windows", parse_kd_string, r"com:port=\\.\com12", SerialSpec(r"\\.\com12")),
     ("unix socket", parse_kd_string, "com:pipe,port=/run/vm/com1.sock", PipeSpec("/run/vm/com1.sock")),
     ("modem", parse_kd_string, "com:modem", ModemSpec()),

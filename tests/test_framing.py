@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsrv.kd.framing import HEADER_SIZE, MAX_ACCEPTED, HostFramer, HostPacket, TargetFramer, TargetHeader
-from kdsrv.kd.packets import INITIAL_ID, HEADER, PacketType, encode_control, encode_data
+from kdsrv.kd.packets import HEADER, INITIAL_ID, PacketType, encode_control, encode_data
 
 I0, I1 = INITIAL_ID, INITIAL_ID | 1
 

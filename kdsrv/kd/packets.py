@@ -1,6 +1,7 @@
 """KD packets as bytes on a serial line or pipe: types, ids, checksum, frames (KD protocol, 1.1 to 1.4).
 
-A data packet is a 16-byte header, a payload of up to 4000 bytes and one byte ``AA``; a control packet is the header alone.
+A data packet is a 16-byte header, a payload of up to 4000 bytes and one byte ``AA``; a control packet is the header
+alone.
 """
 
 from __future__ import annotations

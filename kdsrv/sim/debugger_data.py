@@ -69,20 +69,20 @@ OFFSETS: Final[Mapping[str, int]] = {
 
 _VARIABLE_NAMES: Final = (
     "BreakpointWithStatus SavedContext - KiCallUserMode KeUserCallbackDispatcher PsLoadedModuleList "
-    "PsActiveProcessHead PspCidTable ExpSystemResourcesList ExpPagedPoolDescriptor ExpNumberOfPagedPools KeTimeIncrement "
-    "KeBugCheckCallbackListHead KiBugcheckData IopErrorLogListHead ObpRootDirectoryObject ObpTypeObjectType "
-    "MmSystemCacheStart MmSystemCacheEnd MmSystemCacheWs MmPfnDatabase MmSystemPtesStart MmSystemPtesEnd "
-    "MmSubsectionBase MmNumberOfPagingFiles MmLowestPhysicalPage MmHighestPhysicalPage MmNumberOfPhysicalPages "
-    "MmMaximumNonPagedPoolInBytes MmNonPagedSystemStart MmNonPagedPoolStart MmNonPagedPoolEnd MmPagedPoolStart "
-    "MmPagedPoolEnd MmPagedPoolInformation MmPageSize MmSizeOfPagedPoolInBytes MmTotalCommitLimit "
-    "MmTotalCommittedPages MmSharedCommit MmDriverCommit MmProcessCommit MmPagedPoolCommit MmExtendedCommit "
-    "MmZeroedPageListHead MmFreePageListHead MmStandbyPageListHead MmModifiedPageListHead "
-    "MmModifiedNoWritePageListHead MmAvailablePages MmResidentAvailablePages PoolTrackTable NonPagedPoolDescriptor MmHighestUserAddress "
-    "MmSystemRangeStart MmUserProbeAddress KdPrintCircularBuffer KdPrintCircularBufferEnd KdPrintWritePointer "
-    "KdPrintRolloverCount MmLoadedUserImageList NtBuildLab KiNormalSystemCall KiProcessorBlock MmUnloadedDrivers "
-    "MmLastUnloadedDriver MmTriageActionTaken MmSpecialPoolTag KernelVerifier MmVerifierData MmAllocatedNonPagedPool "
-    "MmPeakCommitment MmTotalCommitLimitMaximum CmNtCSDVersion MmPhysicalMemoryBlock MmSessionBase MmSessionSize "
-    "MmSystemParentTablePage MmVirtualTranslationBase"
+    "PsActiveProcessHead PspCidTable ExpSystemResourcesList ExpPagedPoolDescriptor ExpNumberOfPagedPools "
+    "KeTimeIncrement KeBugCheckCallbackListHead KiBugcheckData IopErrorLogListHead ObpRootDirectoryObject "
+    "ObpTypeObjectType MmSystemCacheStart MmSystemCacheEnd MmSystemCacheWs MmPfnDatabase MmSystemPtesStart "
+    "MmSystemPtesEnd MmSubsectionBase MmNumberOfPagingFiles MmLowestPhysicalPage MmHighestPhysicalPage "
+    "MmNumberOfPhysicalPages MmMaximumNonPagedPoolInBytes MmNonPagedSystemStart MmNonPagedPoolStart "
+    "MmNonPagedPoolEnd MmPagedPoolStart MmPagedPoolEnd MmPagedPoolInformation MmPageSize MmSizeOfPagedPoolInBytes "
+    "MmTotalCommitLimit MmTotalCommittedPages MmSharedCommit MmDriverCommit MmProcessCommit MmPagedPoolCommit "
+    "MmExtendedCommit MmZeroedPageListHead MmFreePageListHead MmStandbyPageListHead MmModifiedPageListHead "
+    "MmModifiedNoWritePageListHead MmAvailablePages MmResidentAvailablePages PoolTrackTable NonPagedPoolDescriptor "
+    "MmHighestUserAddress MmSystemRangeStart MmUserProbeAddress KdPrintCircularBuffer KdPrintCircularBufferEnd "
+    "KdPrintWritePointer KdPrintRolloverCount MmLoadedUserImageList NtBuildLab KiNormalSystemCall KiProcessorBlock "
+    "MmUnloadedDrivers MmLastUnloadedDriver MmTriageActionTaken MmSpecialPoolTag KernelVerifier MmVerifierData "
+    "MmAllocatedNonPagedPool MmPeakCommitment MmTotalCommitLimitMaximum CmNtCSDVersion MmPhysicalMemoryBlock "
+    "MmSessionBase MmSessionSize MmSystemParentTablePage MmVirtualTranslationBase"
 )
 
 VARIABLES: Final = tuple(_VARIABLE_NAMES.split())
@@ -148,9 +148,7 @@ _LONG_NUMBERS: Final[Mapping[int, str]] = {
 }
 
 
-def encode_debugger_data(
-    list_head: int, kernel_base: int, variables: Mapping[str, int], *, pae_enabled: bool
-) -> bytes:
+def encode_debugger_data(list_head: int, kernel_base: int, variables: Mapping[str, int], *, pae_enabled: bool) -> bytes:
     """The block, linked into the list at ``list_head``.
 
     ``variables`` gives the value of each 8-byte field by its name: mostly addresses, 0 for what is missing.

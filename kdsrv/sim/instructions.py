@@ -31,7 +31,7 @@ _ARITHMETIC: Final = _CARRY | _PARITY | _ADJUST | _ZERO | _SIGN | _OVERFLOW
 _MASK: Final = (1 << 64) - 1
 
 
-class Fault(Exception):  # noqa: N818 - the machine's word for it, and no error of the simulation
+class Fault(Exception):
     """The instruction raised an exception of the machine; nothing was changed."""
 
     def __init__(self, code: int, parameters: tuple[int, ...] = ()) -> None:

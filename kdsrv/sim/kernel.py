@@ -45,9 +45,9 @@ _ROOM: Final[Mapping[str, int]] = {
 }
 """Variables that take more than 16 bytes."""
 
-_LISTS: Final = frozenset(
-    name for name in VARIABLES if name.endswith(("ListHead", "List", "ActiveProcessHead"))
-) | {"KdpDebuggerDataListHead"}
+_LISTS: Final = frozenset(name for name in VARIABLES if name.endswith(("ListHead", "List", "ActiveProcessHead"))) | {
+    "KdpDebuggerDataListHead"
+}
 
 
 def _place_variables() -> tuple[dict[str, int], int]:

@@ -14,10 +14,10 @@ STATES: Final = ("halted", "running", "boot")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimOptions:
-    """Times are in seconds. ``state`` is what the target is found in: stopped and saying so, running, or about to boot.
+    """Times are in seconds. ``state`` is how the target is found: stopped and saying so, running, or about to boot.
 
-    ``read_cap``: the most data in one reply; radare2 needs 1992. ``context_ex``: GetContextEx is known. ``print_every``:
-    a running target prints a line that often, 0 is never. ``boot_time``: how long a reboot takes.
+    ``read_cap``: the most data in one reply; radare2 needs 1992. ``context_ex``: GetContextEx is known.
+    ``print_every``: a running target prints a line that often, 0 is never. ``boot_time``: how long a reboot takes.
     """
 
     state: str = "halted"

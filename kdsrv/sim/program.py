@@ -32,9 +32,7 @@ _KERNEL_CODE: Final[Mapping[str, bytes]] = {
 }
 _SPACING: Final = 0x20
 
-KERNEL_ROUTINES: Final[Mapping[str, int]] = {
-    name: TEXT + index * _SPACING for index, name in enumerate(_KERNEL_CODE)
-}
+KERNEL_ROUTINES: Final[Mapping[str, int]] = {name: TEXT + index * _SPACING for index, name in enumerate(_KERNEL_CODE)}
 """Offsets from the kernel's base."""
 
 _LOOP_CODE: Final = (

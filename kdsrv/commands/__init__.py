@@ -1,0 +1,1 @@
+"""The commands of the `kdsrv` program, one module each."""

@@ -1,0 +1,100 @@
+"""``kdsrv sim``: a simulated target alone, at the end of a pty, a pair of FIFOs, a unix socket or a TCP port."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from kdsrv.commands.machine_end import offer_fifos, offer_pty, offer_tcp, offer_unix
+from kdsrv.errors import SetupError
+from kdsrv.sim.faults import FaultRates
+from kdsrv.sim.options import STATES, SimOptions
+from kdsrv.sim.target import SimulatedTarget
+from kdsrv.transports.simulated import LiveTarget
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of ``kdsrv sim``."""
+    parser.description = "Run a simulated Windows target until Ctrl-C, for a debugger or a kdsrv server to connect to."
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--pty", action="store_true", help="on a new pseudo-terminal, whose path is printed")
+    place.add_argument("--unix", metavar="PATH", help="on a unix socket, as virtual machines offer their serial port")
+    place.add_argument(
+        "--tcp", metavar="[HOST:]PORT", type=_address, help="on a TCP port, of 127.0.0.1 if no host is given"
+    )
+    place.add_argument("--fifo", metavar="NAME", help="on the FIFOs NAME.in and NAME.out")
+    target = parser.add_argument_group("the target")
+    target.add_argument("--state", choices=STATES, default="halted", help="how it is found (default: halted)")
+    target.add_argument("--cpus", metavar="N", type=int, default=2, help="its number of processors (default: 2)")
+    target.add_argument(
+        "--read-cap", metavar="BYTES", type=int, default=3944, help="the most data in one reply; radare2 needs 1992"
+    )
+    target.add_argument("--print-every", metavar="SECONDS", type=float, default=0.0, help="print a line so often")
+    target.add_argument(
+        "--stop-after", metavar="SECONDS", type=float, help="stop by itself once, so long after the start"
+    )
+    line = parser.add_argument_group("faults of the line")
+    for name in ("loss", "damage", "duplicate"):
+        line.add_argument(f"--{name}", metavar="SHARE", type=float, default=0.0, help=f"{name} of packets, from 0 to 1")
+    line.add_argument("--seed", metavar="N", type=int, default=0, help="repeats the same faults (default: 0)")
+    line.add_argument("--baud", metavar="RATE", type=int, default=0, help="as slow as a serial line of this rate")
+
+
+def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
+    """Offer the target and say where; fires with 0 when the reactor is shut down. Raises `SetupError`."""
+    try:
+        sim_options = SimOptions(
+            state=options.state, cpus=options.cpus, read_cap=options.read_cap, print_every=options.print_every
+        )
+        rates = FaultRates(loss=options.loss, damage=options.damage, duplicate=options.duplicate, baud=options.baud)
+    except ValueError as error:
+        raise SetupError(why=str(error)) from error
+    live = LiveTarget(reactor, SimulatedTarget(sim_options, reactor.seconds()), rates, options.seed)
+    try:
+        where, end = _offer(reactor, live, options)
+    except SetupError:
+        live.stop()
+        raise
+    if options.stop_after is not None:
+        reactor.callLater(max(0.0, options.stop_after), _stop_target, reactor, live)
+    sys.stdout.write(f"simulated target ({options.state}) at {where}; Ctrl-C ends it\n")
+    sys.stdout.flush()
+    done: Deferred[int] = Deferred()
+
+    def shut_down() -> Deferred[None]:
+        live.stop()
+        ended = maybeDeferred(end)
+        ended.addBoth(lambda _: done.callback(0))
+        return ended
+
+    reactor.addSystemEventTrigger("before", "shutdown", shut_down)
+    return done
+
+
+def _offer(reactor: Any, live: LiveTarget, options: argparse.Namespace) -> tuple[str, Callable[[], Any]]:
+    if options.unix is not None:
+        return offer_unix(reactor, live, options.unix)
+    if options.tcp is not None:
+        return offer_tcp(reactor, live, *options.tcp)
+    if options.fifo is not None:
+        return offer_fifos(reactor, live, options.fifo)
+    return offer_pty(reactor, live)
+
+
+def _stop_target(reactor: Any, live: LiveTarget) -> None:
+    live.target.stop(reactor.seconds())
+    live.flush()
+
+
+def _address(text: str) -> tuple[str, int]:
+    """``PORT`` or ``HOST:PORT``."""
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
+        raise argparse.ArgumentTypeError(f"{text} is not [HOST:]PORT")
+    return host or "127.0.0.1", int(port)

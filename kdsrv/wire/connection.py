@@ -292,6 +292,9 @@ class Connection:
             state = State.LOGIN
         elif isinstance(message, Attached):
             self.outstanding.window = message.window
+        elif isinstance(message, Dropped):
+            for _ in range(min(message.requests, len(self.outstanding))):
+                self.outstanding.answered()
         self.state = state
 
     def _account(self, sender: Role, payload: bytes) -> bool:

@@ -6,7 +6,7 @@
     attach    client  Attach        trans (a kd-string, or null for the server's own target), client (name of user@host)
     attached  server  Attached      target (canonical kd-string), description, window {packets, bytes}, status
     status    server  StatusReport  status
-    dropped   server  Dropped       prints (how many the server had to throw away since the last time)
+    dropped   server  Dropped       prints (how many are missing here), requests (how many of the oldest get no reply)
     ping      both    Ping          id
     pong      both    Pong          id (that of the ping)
     bye       both    Bye           reason
@@ -148,13 +148,15 @@ class StatusReport(Message):
 
 @dataclass(frozen=True, slots=True)
 class Dropped(Message):
-    """The client was too slow: at this place ``prints`` printed packets are missing."""
+    """At this place ``prints`` printed packets are missing, since the client was too slow; and the ``requests`` oldest
+    requests will get no reply, since the target was reset or stopped answering."""
 
     type = "dropped"
-    prints: int
+    prints: int = 0
+    requests: int = 0
 
     def members(self) -> dict[str, object]:
-        return {"prints": self.prints}
+        return {"prints": self.prints, "requests": self.requests}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,7 @@ _FROM: Final[dict[Role, _Readers]] = {
         ServerHello.type: _server_hello,
         Attached.type: _attached,
         StatusReport.type: lambda members: StatusReport(status_from_json(members.value("status"))),
-        Dropped.type: lambda members: Dropped(members.integer("prints", 1)),
+        Dropped.type: lambda members: Dropped(members.integer("prints"), members.integer("requests")),
         Failure.type: lambda members: Failure(members.text("code"), members.text("message")),
         **_FROM_BOTH,
     },

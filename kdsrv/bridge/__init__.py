@@ -1,0 +1,1 @@
+"""Bridges: where an unmodified debugger finds a session that looks like a plain KD serial line."""

@@ -1,0 +1,253 @@
+"""The end of a session that a debugger sees: the link in the target role, over whatever line the debugger is on.
+
+The bridge acknowledges at once, answers RESET, turns a break-in byte into ``break_in`` and hands packets on. It never
+closes the debugger's line when the target or the network is away; it is silent until they are back.
+
+A debugger that comes, comes back, or sends RESET has lost the thread: the session is asked for a resync, and replies
+and state changes that come before the echo of it are to somebody else's requests and go no further. What waits for an
+answer (a stop, a prompt) is held until the debugger says its first word; file requests of a booting target, which
+would wait with it, are refused as a debugger refuses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from kdsrv.alarm import Alarm
+from kdsrv.bridge.accommodation import Accommodation
+from kdsrv.errors import KdsrvError, TargetError
+from kdsrv.kd.debug_io import DebugIo
+from kdsrv.kd.file_io import FileIo
+from kdsrv.kd.layout import PayloadError
+from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen
+from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.target_link import TargetLink
+from kdsrv.sessions.outbox import DroppedPrints, Outbox, is_print
+from kdsrv.sessions.session import Uplink
+from kdsrv.sessions.status import RunState, Status
+from kdsrv.transports.transport import Transport
+
+__all__ = ["Bridge", "BridgeObserver"]
+
+_STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
+_FOR_OLD_REQUESTS: Final = _STOPS | {PacketType.STATE_MANIPULATE}
+
+
+class BridgeObserver(Protocol):
+    """Who is told what happens at a bridge."""
+
+    def debugger_came(self, line: str) -> None: ...
+
+    def debugger_left(self, line: str) -> None: ...
+
+    def printed_unseen(self, packet: Packet) -> None:
+        """The target printed, and no debugger is there to show it."""
+        ...
+
+    def status_changed(self, status: Status) -> None: ...
+
+    def session_lost(self, reason: KdsrvError) -> None: ...
+
+
+class Bridge:
+    """One session's bridge: a SessionUser towards ``uplink``, a Receiver towards the debugger's line."""
+
+    def __init__(self, clock: IReactorTime, uplink: Uplink, observer: BridgeObserver) -> None:
+        self._clock = clock
+        self._uplink = uplink
+        self._observer = observer
+        self._alarm = Alarm(clock, self._expire)
+        self._line: Transport | None = None
+        self._link = self._new_link()
+        self._accommodation = Accommodation()
+        self._outbox = Outbox()
+        self._sending: Packet | None = None
+        self._talking = False
+        self._held: Packet | None = None
+        self._stop: Packet | None = None
+        self._echoes_missing = 0
+
+    @property
+    def debugger(self) -> str | None:
+        """The line that a debugger is on, if one is."""
+        return None if self._line is None else self._line.description
+
+    def attach(self, line: Transport) -> bool:
+        """A debugger has come on ``line``. False, and nothing happens, if another one is here."""
+        if self._line is not None:
+            return False
+        self._line = line
+        self._link = self._new_link()
+        self._accommodation = Accommodation()
+        self._talking = False
+        self._forget_requests()
+        self._observer.debugger_came(line.description)
+        line.start(self)
+        return True
+
+    def close(self) -> None:
+        """Let the debugger go; the session is the caller's."""
+        self._alarm.stop()
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    # What the debugger's line brings
+
+    def bytes_received(self, data: bytes) -> int:
+        self._after(self._link.receive(data, self._clock.seconds()))
+        return self._link.missing
+
+    def transport_interrupted(self, why: str) -> None:
+        """A debugger's line does not come back by itself; see ``transport_lost``."""
+
+    def transport_resumed(self) -> None:
+        """Nothing to do: what matters is the debugger's next word."""
+
+    def transport_lost(self, reason: TargetError) -> None:
+        line, self._line = self._line, None
+        self._alarm.stop()
+        self._talking = False
+        if self._sending is not None and is_print(self._sending):
+            self._outbox.put_back(self._sending)
+        self._sending = None
+        if self._held is None:
+            self._held = self._stop
+        if line is not None:
+            self._observer.debugger_left(line.description)
+
+    # What the session brings
+
+    def packet_received(self, packet: Packet) -> None:
+        if self._echoes_missing and packet.type in _FOR_OLD_REQUESTS:
+            return
+        if packet.type in _STOPS:
+            self._stop = packet
+        if self._talking:
+            self._outbox.put(packet)
+            self._send_next()
+            self._flush()
+        elif self._line is None and is_print(packet):
+            self._observer.printed_unseen(packet)
+        elif is_print(packet):
+            self._outbox.put(packet)
+        elif packet.type == PacketType.FILE_IO:
+            self._refuse_file(packet)
+        elif packet.type != PacketType.STATE_MANIPULATE:
+            self._held = packet
+
+    def resynced(self) -> None:
+        self._echoes_missing = max(0, self._echoes_missing - 1)
+
+    def requests_lost(self, count: int) -> None:
+        """The debugger notices by itself, and asks again."""
+
+    def status_changed(self, status: Status) -> None:
+        if status.run_state is not RunState.HALTED:
+            self._stop = None
+            if self._held is not None and self._held.type in _STOPS:
+                self._held = None
+        self._observer.status_changed(status)
+
+    def session_lost(self, reason: KdsrvError) -> None:
+        self._stop = self._held = None
+        self._observer.session_lost(reason)
+
+    def _refuse_file(self, packet: Packet) -> None:
+        try:
+            answer = FileIo.decode(packet.payload).refusal()
+        except PayloadError:
+            return
+        self._uplink.send_packet(PacketType.FILE_IO, answer.encode())
+
+    # The link's events
+
+    def _new_link(self) -> TargetLink:
+        return TargetLink(break_at_once=True, forget_on_reset=True, retries=None)
+
+    def _after(self, events: Iterable[Event]) -> None:
+        """Handle what the link reports, then write what it wants written."""
+        for event in events:
+            if isinstance(event, Packet):
+                self._on_request(event)
+            elif isinstance(event, Acknowledged):
+                self._sending = None
+                self._send_next()
+            elif isinstance(event, BreakIn):
+                self._on_break_in()
+            elif isinstance(event, ResetSeen):
+                self._on_reset()
+            elif isinstance(event, ResendAsked):
+                self._on_resend_asked()
+            elif isinstance(event, GaveUp):
+                self._on_gave_up(event)
+        self._flush()
+
+    def _flush(self) -> None:
+        output = self._link.take_output()
+        if self._line is not None:
+            if output:
+                self._line.write(output)
+            self._alarm.set(self._link.deadline)
+
+    def _expire(self) -> None:
+        self._after(self._link.expire(self._clock.seconds()))
+
+    def _on_request(self, packet: Packet) -> None:
+        self._talking = True
+        if self._held is not None:
+            self._release_held(but_stops=True)
+        if packet.type == PacketType.STATE_MANIPULATE:
+            self._uplink.send_packet(packet.type, self._accommodation.adapt(packet.payload))
+        else:
+            self._uplink.send_packet(packet.type, packet.payload)
+
+    def _on_break_in(self) -> None:
+        self._talking = True
+        if self._held is not None:
+            self._release_held()
+        else:
+            self._uplink.break_in()
+
+    def _on_reset(self) -> None:
+        self._talking = True
+        self._forget_requests()
+        self._release_held(but_stops=True)
+
+    def _on_resend_asked(self) -> None:
+        self._talking = True
+        if self._held is not None:
+            self._release_held()
+        elif self._stop is not None:
+            self._outbox.put(self._stop)
+            self._send_next()
+
+    def _on_gave_up(self, event: GaveUp) -> None:
+        if self._sending is not None and is_print(self._sending):
+            self._outbox.put_back(self._sending)
+        self._sending = None
+
+    def _forget_requests(self) -> None:
+        self._outbox.keep_prints()
+        self._echoes_missing += 1
+        self._uplink.resync()
+
+    def _release_held(self, *, but_stops: bool = False) -> None:
+        """Hand over what was held; not a stop when the resync that is under way brings it again."""
+        held, self._held = self._held, None
+        if held is not None and not (but_stops and held.type in _STOPS):
+            self._outbox.put(held)
+        self._send_next()
+
+    def _send_next(self) -> None:
+        if self._sending is None and self._talking:
+            packet = self._outbox.take()
+            if isinstance(packet, DroppedPrints):
+                text = f"[kdsrv: {packet.number} prints of the target were dropped here]\n".encode()
+                packet = Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode())
+            if packet is not None:
+                self._sending = packet
+                self._link.send(packet.type, packet.payload, self._clock.seconds())

@@ -1,0 +1,115 @@
+"""From what the command line says to the endpoints a server listens on, and how far those may reach.
+
+A listener without a login must not reach beyond this host unless the operator says so: TCP listeners are bound to
+loopback, a unix socket is for its owner alone, and what cannot be judged here is refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
+
+from kdsrv.connection_strings import PortRange, TcpServerSpec
+from kdsrv.connection_strings.remoting import ServerSpec
+from kdsrv.errors import SetupError
+
+__all__ = ["LOOPBACK", "FirstFreePort", "endpoint_of_spec", "endpoint_of_string", "is_confined"]
+
+LOOPBACK: Final = "127.0.0.1"
+_EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
+_OPEN: Final = "and nobody has to log in: say --no-password to allow it"
+_BOUND_BY_INTERFACE: Final = ("tcp", "tcp4", "tcp6", "ssl", "tls")
+_INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
+
+
+def endpoint_of_string(reactor: Any, text: str, *, open_to_all: bool) -> IStreamServerEndpoint:
+    """The endpoint that a Twisted server string describes; SetupError, a sentence, if there is none or it is too open.
+
+    Without ``open_to_all`` a TCP endpoint that names no interface is bound to loopback. A unix socket gets mode 600.
+    """
+    _parse(reactor, text)
+    return _parse(reactor, _confine(text, open_to_all=open_to_all))
+
+
+def endpoint_of_spec(reactor: Any, spec: ServerSpec, *, open_to_all: bool) -> IStreamServerEndpoint:
+    """The endpoint for a server string of kdsrv.exe's kind; SetupError if this version does not offer it."""
+    if not isinstance(spec, TcpServerSpec):
+        raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:port=1234")
+    if spec.clicon is not None:
+        raise SetupError(why="clicon= (the server dials the client) is not offered by this version of kdsrv")
+    if spec.password is not None:
+        raise SetupError(
+            why="password= is not offered by this version of kdsrv; leave it out and use loopback or a tunnel"
+        )
+    return FirstFreePort(reactor, spec.ports, "" if open_to_all else LOOPBACK)
+
+
+def is_confined(text: str) -> bool:
+    """Whether ``endpoint_of_string`` bound this string to loopback by itself."""
+    return text.partition(":")[0].lower() in _BOUND_BY_INTERFACE and not _INTERFACE.search(text)
+
+
+def _parse(reactor: Any, text: str) -> IStreamServerEndpoint:
+    """What Twisted makes of the string; its many ways to refuse one end in one sentence."""
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
+    except TypeError as error:
+        why = re.sub(r"^\S*\(\) ", "", str(error)) or "its parts do not fit together"
+        raise SetupError(why=f"'{text}' is not a Twisted endpoint: {why}; {_EXAMPLE}") from None
+    except (LookupError, ValueError, OSError) as error:
+        raise SetupError(why=f"'{text}' is not a Twisted endpoint: {error}; {_EXAMPLE}") from None
+    port = getattr(endpoint, "_port", None)
+    if isinstance(port, int) and not 0 <= port <= 65535:
+        raise SetupError(why=f"'{text}': the port must be 0 to 65535")
+    return endpoint
+
+
+def _confine(text: str, *, open_to_all: bool) -> str:
+    """The string, made to reach no further than it may. SetupError if it says that it does."""
+    kind = text.partition(":")[0].lower()
+    if kind == "unix":
+        return text if "mode=" in text else f"{text}:mode=600"
+    if open_to_all:
+        return text
+    if kind not in _BOUND_BY_INTERFACE:
+        raise SetupError(why=f"'{kind}:' may reach beyond this host, {_OPEN}")
+    interface = _INTERFACE.search(text)
+    if interface is None:
+        return f"{text}:interface={LOOPBACK}"
+    address = interface.group(1).replace("\\", "")
+    try:
+        if ipaddress.ip_address(address).is_loopback:
+            return text
+    except ValueError:
+        pass
+    raise SetupError(why=f"'{address}' reaches beyond this host, {_OPEN}")
+
+
+@implementer(IStreamServerEndpoint)
+class FirstFreePort:
+    """Listens on the first port of a range that is free."""
+
+    def __init__(self, reactor: Any, ports: PortRange, interface: str) -> None:
+        self._reactor = reactor
+        self._ports = ports
+        self._interface = interface
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        error: CannotListenError | None = None
+        for port in range(self._ports.low, self._ports.high + 1):
+            try:
+                listening: IListeningPort = self._reactor.listenTCP(port, protocolFactory, interface=self._interface)
+            except CannotListenError as refused:
+                error = refused
+            else:
+                found: Deferred[IListeningPort] = Deferred()
+                found.callback(listening)
+                return found
+        return fail(error or ValueError("no port to listen on"))

@@ -1,0 +1,306 @@
+"""One client's connection, as the server sees it: hello, attach, then a session's packets until either side leaves.
+
+    step        what is awaited                 time limit, seconds
+    greeting    hello, then attach              10, or the connection is closed
+    opening     the transport to the target     the transport's own
+    attached    anything                        45 without a byte (a ping goes out after 15)
+
+The rules of what may be said when are those of ``kdsrv.wire.connection``; this module carries them out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure as TwistedFailure
+from typing_extensions import override
+
+from kdsrv import __version__
+from kdsrv.alarm import Alarm
+from kdsrv.connection_strings import parse_kd_string
+from kdsrv.direct_writer import DirectWriter
+from kdsrv.errors import ConnectionStringError, KdsrvError, PeerError, SetupError
+from kdsrv.kd.packets import Packet
+from kdsrv.sessions.directory import Directory
+from kdsrv.sessions.outbox import DroppedPrints, Outbox
+from kdsrv.sessions.session import Session
+from kdsrv.sessions.status import Status
+from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
+from kdsrv.wire.frames import BreakIn, Resync
+from kdsrv.wire.messages import (
+    Attach,
+    Attached,
+    Bye,
+    ClientHello,
+    Dropped,
+    Message,
+    Ping,
+    Pong,
+    Role,
+    ServerHello,
+    StatusReport,
+)
+
+__all__ = ["KdsrvServerFactory", "KdsrvServerProtocol"]
+
+SOFTWARE: Final = f"kdsrv {__version__}"
+GREETING_LIMIT: Final = 10.0
+PING_INTERVAL: Final = 15.0
+SILENCE_LIMIT: Final = 45.0
+CLOSE_LIMIT: Final = 5.0
+MAX_WAITING: Final = 256
+"""Connections that have not attached yet; more are turned away."""
+
+
+class KdsrvServerProtocol(Protocol):
+    """A SessionUser whose user is at the other end of a network connection."""
+
+    _log = Logger()
+
+    def __init__(self, factory: KdsrvServerFactory, peer: str) -> None:
+        self._factory = factory
+        self._clock = factory.clock
+        self._peer = peer
+        self._connection = Connection(Role.SERVER)
+        self._alarm = Alarm(factory.clock, self._too_late)
+        self._outbox = Outbox()
+        self._writer: DirectWriter | None = None
+        self._session: Session | None = None
+        self._opening: Deferred[Session] | None = None
+        self._heard_at = 0.0
+        self._ending = False
+
+    # Twisted's side
+
+    @override
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        if hasattr(transport, "setTcpNoDelay"):
+            transport.setTcpNoDelay(True)
+            transport.setTcpKeepAlive(True)
+        self._writer = DirectWriter(transport)
+        self._writer.drained = self._drained  # type: ignore[method-assign]  # the writer's documented hook
+        self._heard_at = self._clock.seconds()
+        self._alarm.set(self._heard_at + GREETING_LIMIT)
+        if not self._factory.admit(self):
+            self._end(SetupError(why=f"this server has {MAX_WAITING} clients waiting to attach; try again later"))
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        if self._ending:
+            return
+        self._heard_at = self._clock.seconds()
+        try:
+            for event in self._connection.receive_data(data):
+                self._on_event(event)
+        except PeerError as error:
+            self._log.info("{peer}: {error}", peer=self._peer, error=str(error))
+            self._end(error)
+
+    @override
+    def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
+        self._ending = True
+        self._alarm.stop()
+        self._factory.forget(self)
+        if self._opening is not None:
+            self._opening.cancel()
+        self._leave()
+
+    # What the client says
+
+    def _on_event(self, event: Event) -> None:
+        if self._ending:
+            return
+        if type(event) is Packet:
+            assert self._session is not None
+            self._session.send_packet(event.type, event.payload)
+        elif isinstance(event, BreakIn):
+            assert self._session is not None
+            self._session.break_in()
+        elif isinstance(event, Resync):
+            assert self._session is not None
+            self._session.resync()
+        elif isinstance(event, ClientHello):
+            assert self._connection.version is not None
+            self._say(ServerHello(self._connection.version, SOFTWARE))
+        elif isinstance(event, Attach):
+            self._attach(event)
+        elif isinstance(event, Ping):
+            self._say(Pong(event.id))
+        elif isinstance(event, Bye | ConnectionClosed):
+            self._leave()
+            self._hang_up()
+
+    def _attach(self, request: Attach) -> None:
+        holder = request.client or "an unnamed client"
+        try:
+            spec = None if request.trans is None else parse_kd_string(request.trans)
+        except ConnectionStringError as error:
+            self._end(error)
+            return
+        self._opening = self._factory.directory.open(spec, holder, self._peer)
+        self._opening.addCallbacks(self._opened, self._not_opened)
+
+    def _opened(self, session: Session) -> None:
+        self._opening = None
+        self._session = session
+        self._factory.attached(self)
+        self._log.info(
+            "{peer} ({holder}) has {target}", peer=self._peer, holder=session.lease.holder, target=session.name
+        )
+        self._say(Attached(session.name, session.transport.description, session.status))
+        session.start(self)
+        self._heard_at = self._clock.seconds()
+        self._alarm.set(self._heard_at + PING_INTERVAL)
+
+    def _not_opened(self, failure: TwistedFailure) -> None:
+        self._opening = None
+        error = failure.value
+        if isinstance(error, KdsrvError):
+            self._log.info("{peer}: {error}", peer=self._peer, error=str(error))
+            self._end(error)
+        elif not isinstance(error, CancelledError):
+            self._log.failure("opening a target for {peer}", failure, peer=self._peer)
+            self._end(SetupError(why="the server failed to open the target; its log has the details"))
+
+    # What the session brings
+
+    def packet_received(self, packet: Packet) -> None:
+        writer = self._writer
+        assert writer is not None
+        if writer.queued or len(self._outbox):
+            self._outbox.put(packet)
+        else:
+            writer.write(self._connection.send_packet(packet.type, packet.payload))
+
+    def resynced(self) -> None:
+        self._outbox.keep_prints()
+        self._write(self._connection.send(Resync()))
+
+    def requests_lost(self, count: int) -> None:
+        # the client counts from the oldest request it has no reply to, so the replies that wait go first
+        self._send_outbox(to_the_end=True)
+        self._say(Dropped(requests=count))
+
+    def status_changed(self, status: Status) -> None:
+        self._say(StatusReport(status))
+
+    def session_lost(self, reason: KdsrvError) -> None:
+        self._log.info("{peer}: {error}", peer=self._peer, error=str(reason))
+        self._end(reason)
+
+    def _drained(self) -> None:
+        """The network takes bytes again: what waited goes first."""
+        self._send_outbox()
+
+    def _send_outbox(self, *, to_the_end: bool = False) -> None:
+        writer = self._writer
+        while writer is not None and (to_the_end or not writer.queued):
+            packet = self._outbox.take()
+            if packet is None:
+                return
+            if isinstance(packet, DroppedPrints):
+                writer.write(self._connection.send(Dropped(prints=packet.number)))
+            else:
+                writer.write(self._connection.send_packet(packet.type, packet.payload))
+
+    # Talking and ending
+
+    def _say(self, message: Message | Resync) -> None:
+        self._write(self._connection.send(message))
+
+    def _write(self, data: bytes) -> None:
+        if self._writer is not None:
+            self._writer.write(data)
+
+    def _too_late(self) -> None:
+        """The alarm of whatever step the connection is in."""
+        now = self._clock.seconds()
+        if self._ending:
+            self._abort()
+        elif self._opening is not None:
+            self._alarm.set(now + PING_INTERVAL)
+        elif self._session is None:
+            self._end(PeerError(why=f"it did not ask for a target within {GREETING_LIMIT:.0f} s"))
+        elif now - self._heard_at >= SILENCE_LIMIT:
+            self._log.info("{peer} is silent: its target is free again", peer=self._peer)
+            self._abort()
+        else:
+            self._say(Ping(0))
+            self._alarm.set(now + PING_INTERVAL)
+
+    def _end(self, error: KdsrvError) -> None:
+        """Say why, and close."""
+        self._write(self._connection.give_up(error))
+        self._leave()
+        self._hang_up()
+
+    def _leave(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._log.info("{peer} has left {target}", peer=self._peer, target=session.name)
+            self._factory.directory.close(session)
+
+    def shut_down(self) -> None:
+        """The server ends."""
+        if not self._ending:
+            if self._connection.state not in (State.CLOSED, State.ERROR):
+                self._write(self._connection.give_up(SetupError(why="the server is shutting down")))
+            self._leave()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._ending = True
+        self._alarm.set(self._clock.seconds() + CLOSE_LIMIT)
+        if self._writer is not None:
+            self._writer.detach()
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def _abort(self) -> None:
+        transport: Any = self.transport
+        transport.abortConnection()
+
+
+class KdsrvServerFactory(Factory):
+    """Makes a protocol for each client; knows those that are connected."""
+
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, directory: Directory) -> None:
+        self.clock = clock
+        self.directory = directory
+        self._waiting: set[KdsrvServerProtocol] = set()
+        self._attached: set[KdsrvServerProtocol] = set()
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> KdsrvServerProtocol:
+        return KdsrvServerProtocol(self, _peer_name(addr))
+
+    def admit(self, protocol: KdsrvServerProtocol) -> bool:
+        """Count a new connection; False if too many are waiting already."""
+        self._waiting.add(protocol)
+        return len(self._waiting) <= MAX_WAITING
+
+    def attached(self, protocol: KdsrvServerProtocol) -> None:
+        self._waiting.discard(protocol)
+        self._attached.add(protocol)
+
+    def forget(self, protocol: KdsrvServerProtocol) -> None:
+        self._waiting.discard(protocol)
+        self._attached.discard(protocol)
+
+    @override
+    def stopFactory(self) -> None:
+        for protocol in (*self._attached, *self._waiting):
+            protocol.shut_down()
+
+
+def _peer_name(address: Any) -> str:
+    """Where a client is, for people."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    return f"{host}:{port}" if host is not None else "a local program"

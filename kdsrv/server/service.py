@@ -1,0 +1,123 @@
+"""The server as a Twisted service: what ``twist kdsrv`` runs, and what a lab's own services embed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from kdsrv.connection_strings import BridgeSpec
+from kdsrv.errors import SetupError
+from kdsrv.server.bridges import BridgeService
+from kdsrv.server.protocol import KdsrvServerFactory
+from kdsrv.sessions.directory import Directory
+from kdsrv.transports.opener import Opener
+from kdsrv.transports.simulated import SimulatedTargets
+
+__all__ = ["KdsrvService"]
+
+
+class KdsrvService(MultiService):
+    """A KD connection server.
+
+    ``reactor`` is a Twisted reactor. ``endpoints`` are the stream server endpoints that clients connect to, ``bridges``
+    the bridges that the server opens itself. ``environ`` supplies what a client's kd-string leaves out
+    (``_NT_DEBUG_PORT`` and its like); the default is the process's environment. ``bridge_host`` is where a bridge
+    without ``interface=`` listens.
+
+    Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open.
+    Nothing is opened towards a target before somebody asks for it.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoints: Sequence[IStreamServerEndpoint] = (),
+        *,
+        bridges: Sequence[BridgeSpec] = (),
+        environ: Mapping[str, str] | None = None,
+        bridge_host: str = "127.0.0.1",
+    ) -> None:
+        super().__init__()
+        opener = Opener(reactor, SimulatedTargets(reactor))
+        self.directory = Directory(reactor, opener, os.environ if environ is None else environ)
+        self.factory = KdsrvServerFactory(reactor, self.directory)
+        self._listeners = [_ListenerService(endpoint, self.factory) for endpoint in endpoints]
+        self._bridges = [BridgeService(reactor, self.directory, bridge, bridge_host) for bridge in bridges]
+        for service in (*self._listeners, *self._bridges):
+            service.setServiceParent(self)
+
+    @property
+    def ports(self) -> list[IListeningPort]:
+        """The listening ports, in the order of the endpoints, once the service has started."""
+        return [listener.port for listener in self._listeners if listener.port is not None]
+
+    @property
+    def bridge_addresses(self) -> list[str]:
+        """Where debuggers find the bridges, once the service has started."""
+        return [bridge.address for bridge in self._bridges if bridge.address is not None]
+
+    @override
+    def stopService(self) -> Deferred[list[object]]:
+        stopped: Deferred[list[object]] = super().stopService()
+        self.factory.stopFactory()
+        self.directory.close_all()
+        return stopped
+
+
+class _ListenerService(Service):
+    """Listens on one endpoint. Unlike Twisted's own, it does not live on when it cannot."""
+
+    _log = Logger()
+
+    def __init__(self, endpoint: IStreamServerEndpoint, factory: KdsrvServerFactory) -> None:
+        self.port: IListeningPort | None = None
+        self._endpoint = endpoint
+        self._factory = factory
+        self._failure: Failure | None = None
+
+    @override
+    def privilegedStartService(self) -> None:
+        self._listen()
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        self._listen()
+
+    @override
+    def stopService(self) -> Any:
+        super().stopService()
+        port, self.port = self.port, None
+        return None if port is None else port.stopListening()
+
+    def _listen(self) -> None:
+        """Every endpoint that can listen without waiting has done so when this returns; one that fails raises here."""
+        if self.port is not None:
+            return
+        listening = self._endpoint.listen(self._factory)
+        listening.addCallbacks(self._listening, self._not_listening)
+        if self._failure is not None:
+            raise SetupError(why=f"the server cannot listen: {_reason(self._failure.value)}") from None
+
+    def _listening(self, port: IListeningPort) -> None:
+        self.port = port
+
+    def _not_listening(self, failure: Failure) -> None:
+        self._failure = failure
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, CannotListenError):
+        what = getattr(error.socketError, "strerror", None) or str(error.socketError)
+        where = error.port if error.interface in ("", None) else f"{error.interface}:{error.port}"
+        return f"{where}: {what}"
+    return str(error)

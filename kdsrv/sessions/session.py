@@ -1,0 +1,325 @@
+"""One client's hold on one target, from the server's side of the network.
+
+The session owns the link to the target. It puts requests on the link one after another, for KD allows one at a time,
+though a client may hand over many at once; it learns from the packets whether the target is halted, and keeps the state
+change that halted it, so that a debugger that attaches or lost the thread is given it without disturbing the target.
+
+    run state   becomes       when
+    any         halted        a state change arrives
+    halted      running       Continue, Continue2, Reboot or CauseBugCheck is acknowledged
+    any         unknown       the line is away, or the target stops acknowledging
+
+Requests that come while the target runs wait until it halts. Nothing here is done per packet but what the table of
+packets in ``_on_packet`` says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from kdsrv.alarm import Alarm
+from kdsrv.errors import KdsrvError, TargetError
+from kdsrv.kd.api import NO_REPLY, Api, api_number
+from kdsrv.kd.host_link import HostLink, Phase
+from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
+from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.sessions.lease import Lease
+from kdsrv.sessions.status import (
+    BreakingIn,
+    Interrupted,
+    Lost,
+    Noise,
+    Quiet,
+    Rebooting,
+    Running,
+    RunState,
+    Status,
+)
+from kdsrv.sessions.stop import describe_stop
+from kdsrv.transports.transport import Transport
+
+__all__ = ["Session", "SessionUser", "Uplink"]
+
+_CONTINUES: Final = frozenset({Api.CONTINUE, Api.CONTINUE2, Api.REBOOT, Api.CAUSE_BUG_CHECK})
+_STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
+_ANSWERS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
+_STATUS_INTERVAL: Final = 1.0
+"""Seconds between two looks at a line on which nothing is settled."""
+_PROBE_EVERY: Final = 5
+"""Looks at a lost target between two RESETs."""
+
+
+class Uplink(Protocol):
+    """A session as seen by who uses it: the server's own, or one at the other end of a network connection."""
+
+    def send_packet(self, packet_type: int, payload: bytes) -> None:
+        """Hand a packet to the target: a request, or the answer to a prompt or a file request."""
+        ...
+
+    def break_in(self) -> None:
+        """Make the target halt; if it is halted, have its state change sent again."""
+        ...
+
+    def resync(self) -> None:
+        """Forget all requests; then comes ``resynced``, and the state change if the target is halted."""
+        ...
+
+
+class SessionUser(Protocol):
+    """Who uses a session: a client's connection or a bridge. All calls come from the reactor."""
+
+    def packet_received(self, packet: Packet) -> None:
+        """The target sent a packet."""
+        ...
+
+    def resynced(self) -> None:
+        """Everything received before this belongs to before the ``resync``."""
+        ...
+
+    def requests_lost(self, count: int) -> None:
+        """The ``count`` oldest requests will not be answered."""
+        ...
+
+    def status_changed(self, status: Status) -> None:
+        """There is something new to say."""
+        ...
+
+    def session_lost(self, reason: KdsrvError) -> None:
+        """The session has ended by itself; nothing else comes."""
+        ...
+
+
+class Session:
+    """A link to a target on an open transport. ``name`` is how people call the target.
+
+    Made by the ``Directory``, which holds the lease; ``start`` begins with one RESET, which a halted target answers and
+    a running one ignores.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, name: str, transport: Transport, lease: Lease, *, max_resets: int = 3
+    ) -> None:
+        self.name = name
+        self.lease = lease
+        self.user: SessionUser | None = None
+        self.run_state = RunState.UNKNOWN
+        self.status: Status = Quiet(0.0)
+        self.stop: Packet | None = None
+        self.transport = transport
+        self.link = HostLink(byte_time=transport.byte_time, resets=max_resets)
+        self.orphans = 0
+        self._clock = clock
+        self._alarm = Alarm(clock, self._expire)
+        self._looks = Alarm(clock, self._look)
+        self._looked = 0
+        self._requests: deque[bytes] = deque()
+        self._in_flight: int | None = None
+        self._quiet_since = clock.seconds()
+        self._break_in_since: float | None = None
+        self._away: str | None = None
+        self._closed = False
+
+    def start(self, user: SessionUser) -> None:
+        """Begin to talk to the target on behalf of ``user``."""
+        self.user = user
+        self.transport.start(self)
+        self._after(self.link.resync(self._clock.seconds()))
+        self._look_later()
+
+    def close(self) -> None:
+        """Leave the target as it is and let go of its line. No call to the user follows."""
+        if not self._closed:
+            self._closed = True
+            self.user = None
+            self._alarm.stop()
+            self._looks.stop()
+            self.transport.close()
+
+    # What the user asks for
+
+    def send_packet(self, packet_type: int, payload: bytes) -> None:
+        if packet_type == PacketType.STATE_MANIPULATE:
+            self._requests.append(payload)
+            self._next_request()
+        elif packet_type in _ANSWERS:
+            self.link.send(packet_type, payload, self._clock.seconds())
+        self._flush()
+
+    def break_in(self) -> None:
+        now = self._clock.seconds()
+        if self.run_state is RunState.HALTED:
+            if self.stop is not None and self._in_flight is None and not self._requests and self.user is not None:
+                self.user.packet_received(self.stop)
+        elif not self.link.breaking_in:
+            self._break_in_since = now
+            self.link.break_in(now)
+            self._flush()
+            self._look_later()
+
+    def resync(self) -> None:
+        busy = self._in_flight is not None or self.link.backlog > 0
+        self._requests.clear()
+        self._in_flight = None
+        user = self.user
+        if user is None:
+            return
+        user.resynced()
+        if self.link.phase is Phase.SYNCED and not busy and self.run_state is not RunState.UNKNOWN:
+            if self.stop is not None:
+                user.packet_received(self.stop)
+        elif self.link.phase is not Phase.RESETTING or busy:
+            self._after(self.link.resync(self._clock.seconds()))
+
+    # What the transport brings
+
+    def bytes_received(self, data: bytes) -> int:
+        self._after(self.link.receive(data, self._clock.seconds()))
+        return self.link.missing
+
+    def transport_interrupted(self, why: str) -> None:
+        self._away = why
+        self._forget_stop()
+        self._lose_requests()
+        self._set_status(Interrupted(why))
+
+    def transport_resumed(self) -> None:
+        self._away = None
+        self._after(self.link.resync(self._clock.seconds()))
+        self._set_status(Quiet(0.0))
+        self._look_later()
+
+    def transport_lost(self, reason: TargetError) -> None:
+        user = self.user
+        self._set_status(Lost(str(reason.facts.get("why", reason))))
+        self.close()
+        if user is not None:
+            user.session_lost(reason)
+
+    # The link's events
+
+    def _after(self, events: Iterable[Event]) -> None:
+        """Handle what the link reports, then write what it wants written."""
+        for event in events:
+            if isinstance(event, Packet):
+                self._on_packet(event)
+            elif isinstance(event, Acknowledged):
+                self._on_acknowledged(event)
+            elif isinstance(event, GaveUp):
+                self._on_gave_up(event)
+            elif isinstance(event, ResetSeen):
+                self._lose_requests(in_flight_only=True)
+        self._flush()
+
+    def _flush(self) -> None:
+        output = self.link.take_output()
+        if output and self._away is None:
+            self.transport.write(output)
+        self._alarm.set(self.link.deadline)
+
+    def _expire(self) -> None:
+        self._after(self.link.expire(self._clock.seconds()))
+
+    def _on_packet(self, packet: Packet) -> None:
+        user = self.user
+        if packet.type == PacketType.STATE_MANIPULATE:
+            if self._in_flight is None or api_number(packet.payload) != self._in_flight:
+                self.orphans += 1
+                return
+            self._in_flight = None
+            if user is not None:
+                user.packet_received(packet)
+            self._next_request()
+            return
+        if packet.type in _STOPS:
+            self._on_stop(packet)
+        if user is not None:
+            user.packet_received(packet)
+        if packet.type in _STOPS:
+            self._next_request()
+        elif self.run_state is RunState.UNKNOWN:
+            self.run_state = RunState.RUNNING
+            self._set_status(Running())
+
+    def _on_stop(self, packet: Packet) -> None:
+        if self._in_flight is not None:
+            if self._in_flight not in NO_REPLY and self.user is not None:
+                self.user.requests_lost(1)
+            self._in_flight = None
+        self.stop = packet
+        self.run_state = RunState.HALTED
+        self._break_in_since = None
+        self._set_status(describe_stop(packet))
+
+    def _on_acknowledged(self, event: Acknowledged) -> None:
+        api = self._in_flight
+        if event.type != PacketType.STATE_MANIPULATE or api is None or api not in NO_REPLY:
+            return
+        if api == Api.SWITCH_PROCESSOR:
+            return
+        self._in_flight = None
+        if api in _CONTINUES:
+            self._forget_stop()
+            self.run_state = RunState.RUNNING
+            self._set_status(Rebooting() if api == Api.REBOOT else Running())
+        self._next_request()
+
+    def _on_gave_up(self, event: GaveUp) -> None:
+        if event.type == PacketType.RESET:
+            self._look_later()
+        elif event.type == PacketType.STATE_MANIPULATE or event.type in _ANSWERS:
+            self._lose_requests()
+            if self.link.phase is Phase.UNKNOWN:
+                self._forget_stop()
+                self._set_status(Lost(event.why))
+                self._look_later()
+
+    def _next_request(self) -> None:
+        if self._requests and self._in_flight is None and self.run_state is RunState.HALTED:
+            payload = self._requests.popleft()
+            self._in_flight = api_number(payload)
+            self.link.send(PacketType.STATE_MANIPULATE, payload, self._clock.seconds())
+
+    def _lose_requests(self, *, in_flight_only: bool = False) -> None:
+        lost = int(self._in_flight is not None)
+        self._in_flight = None
+        if not in_flight_only:
+            lost += len(self._requests)
+            self._requests.clear()
+        if lost and self.user is not None:
+            self.user.requests_lost(lost)
+
+    # What there is to say
+
+    def _forget_stop(self) -> None:
+        self.stop = None
+        self.run_state = RunState.UNKNOWN
+
+    def _set_status(self, status: Status) -> None:
+        if status != self.status:
+            self.status = status
+            if self.user is not None:
+                self.user.status_changed(status)
+
+    def _look_later(self) -> None:
+        self._looks.set(self._clock.seconds() + _STATUS_INTERVAL)
+
+    def _look(self) -> None:
+        """Nothing is settled yet: say how it stands, and once in a while knock at a target that was lost."""
+        now = self._clock.seconds()
+        self._looked += 1
+        if self._break_in_since is not None:
+            self._set_status(BreakingIn(round(now - self._break_in_since), self.link.counters.bytes_received))
+        elif self.run_state is not RunState.UNKNOWN or self._away is not None:
+            return
+        elif isinstance(self.status, Lost):
+            if self._looked % _PROBE_EVERY == 0:
+                self._after(self.link.resync(now))
+        elif self.link.noise and not self.link.counters.packets_received:
+            self._set_status(Noise(self.link.noise))
+        else:
+            self._set_status(Quiet(round(now - self._quiet_since)))
+        self._look_later()

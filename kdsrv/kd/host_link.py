@@ -49,6 +49,10 @@ class HostLink(Link):
     acknowledged. ``ack_timeout`` and ``byte_timeout`` are seconds, ``tries`` is how often one packet is sent before it
     is given up, ``resets`` how often a RESET is sent in a row without an answer (0: without limit, as ``resets=0`` of a
     kd-string). A break-in is repeated each ``break_in_interval`` seconds.
+
+    A target needs about a second of silence to leave a packet whose end it waits for, and to tell of a break-in that
+    came while it was stopped. So a packet's first repeat comes after ``ack_timeout``, the others after three times
+    that, and the break-in interval is more than a second too.
     """
 
     def __init__(
@@ -58,8 +62,8 @@ class HostLink(Link):
         ack_timeout: float = 0.5,
         byte_timeout: float = 0.5,
         reset_timeout: float = 0.5,
-        break_in_interval: float = 1.0,
-        tries: int = 8,
+        break_in_interval: float = 2.0,
+        tries: int = 6,
         resets: int = 3,
     ) -> None:
         super().__init__()
@@ -255,7 +259,8 @@ class HostLink(Link):
         return self.phase is Phase.SYNCED
 
     def _transmit(self, now: float) -> None:
-        self._ack_at = now + self._ack_timeout + len(self._frame) * self._byte_time
+        patience = 3 * self._ack_timeout if self._tries else self._ack_timeout
+        self._ack_at = now + patience + len(self._frame) * self._byte_time
         super()._transmit(now)
 
     def _set_deadline(self, now: float) -> None:

@@ -51,10 +51,12 @@ def build_image(
     exports: Mapping[str, int] | None = None,
     size: int = 0,
     native: bool = True,
+    has_pdb: bool = True,
 ) -> Image:
     """Lay out a module: ``text`` at base+TEXT (one page), read-only data at base+RDATA, ``data`` at base+DATA.
 
-    ``exports`` maps names to offsets from ``base``; ``size`` is the least SizeOfImage.
+    ``exports`` maps names to offsets from ``base``; ``size`` is the least SizeOfImage; ``has_pdb``: there is a CodeView
+    record that names symbols to look for.
     """
     exports = {} if exports is None else exports
     identity = hashlib.sha256(name.encode()).digest()
@@ -66,11 +68,11 @@ def build_image(
         (b".rdata", RDATA, DATA - RDATA, _READ_ONLY),
         (b".data", DATA, total - DATA, _READ_WRITE),
     )
-    debug = _debug_directory(name, identity, timestamp)
+    debug = _debug_directory(name, identity, timestamp) if has_pdb else b""
     rdata = debug + _export_directory(name, RDATA + len(debug), timestamp, exports)
     directories = {
         _EXPORT_DIRECTORY: (RDATA + len(debug), len(rdata) - len(debug)),
-        _DEBUG_DIRECTORY: (RDATA, 28),
+        _DEBUG_DIRECTORY: (RDATA, 28) if has_pdb else (0, 0),
     }
     content = bytearray(total)
     headers = _headers(base, total, sections, directories, timestamp, checksum, native)

@@ -123,9 +123,11 @@ class Kernel:
         self._pool_at = _POOL
         self._stacks = 0
         self._map_regions()
+        # ntoseye does not attach to a kernel that names a PDB which nobody has.
         self.kernel_image = build_image(
             "ntoskrnl.exe",
             KERNEL_BASE,
+            has_pdb=False,
             text=kernel_text(),
             exports=dict(KERNEL_ROUTINES) | {name: _PLACES[name] for name in ("NtBuildLab", "KdDebuggerDataBlock")},
             size=_DATA_END,

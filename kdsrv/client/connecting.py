@@ -67,7 +67,7 @@ async def _connect(
     reactor: Any, endpoint: IStreamClientEndpoint, address: str, trans: str | None, client: str
 ) -> tuple[ClientProtocol, Attached]:
     try:
-        protocol: ClientProtocol = await endpoint.connect(_OneSession(reactor, trans, client))
+        protocol = await endpoint.connect(_OneSession(reactor, trans, client))
     except ConnectionRefusedError:
         raise ServerUnreachable(address=address, why="nobody listens there; is the server running?") from None
     except DNSLookupError:
@@ -77,6 +77,7 @@ async def _connect(
     except (ConnectError, OSError) as error:
         why = getattr(error, "osError", None) or error
         raise ServerUnreachable(address=address, why=str(why)) from None
+    assert isinstance(protocol, ClientProtocol)
     try:
         return protocol, await protocol.attached
     except BaseException:

@@ -63,8 +63,8 @@ class ServerGone(KdsrvError):
 
 
 class ClientProtocol(Protocol):
-    """One session. ``attached`` fires with the server's ``Attached`` or fails with a KdsrvError. What happens after that
-    goes to ``user``, to be set before the callback of ``attached`` (or the coroutine that awaits it) returns.
+    """One session. ``attached`` fires with the server's ``Attached`` or fails with a KdsrvError. What happens after
+    that goes to ``user``, to be set before the callback of ``attached`` (or the coroutine that awaits it) returns.
 
     ``trans`` is the kd-string of the target, or None for the server's default; ``client`` says who we are.
     """

@@ -67,7 +67,7 @@ class _SlowWire:
         return self._pieces[0][0] if self._pieces else None
 
     def put(self, data: bytes, now: float) -> None:
-        step = self._burst or len(data)
+        step = self._burst or max(1, len(data))
         for at in range(0, len(data), step):
             piece = data[at : at + step]
             self._free_at = max(self._free_at, now) + len(piece) * self._byte_time

@@ -88,6 +88,14 @@ class Bridge:
         line.start(self)
         return True
 
+    def use(self, uplink: Uplink) -> None:
+        """The session was lost and this one is in its place: what was asked of the old one is forgotten."""
+        self._uplink = uplink
+        self._echoes_missing = 0
+        self._held = None
+        if self._line is not None:
+            self._forget_requests()
+
     def close(self) -> None:
         """Let the debugger go; the session is the caller's."""
         self._alarm.stop()

@@ -122,7 +122,7 @@ class ClientProtocol(Protocol):
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
-        self._writer = DirectWriter(transport)
+        self._writer = DirectWriter(transport, _nothing_waits)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + ANSWER_LIMIT)
         self._say(ClientHello(SOFTWARE))
@@ -227,3 +227,7 @@ class ClientProtocol(Protocol):
             self.attached.errback(error)
         elif user is not None:
             user.session_lost(error)
+
+
+def _nothing_waits() -> None:
+    """What a client asks for is bounded by the server's window: it may all be queued."""

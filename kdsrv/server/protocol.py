@@ -82,8 +82,7 @@ class KdsrvServerProtocol(Protocol):
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
-        self._writer = DirectWriter(transport)
-        self._writer.drained = self._drained  # type: ignore[method-assign]  # the writer's documented hook
+        self._writer = DirectWriter(transport, self._send_outbox)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + GREETING_LIMIT)
         if not self._factory.admit(self):
@@ -193,11 +192,8 @@ class KdsrvServerProtocol(Protocol):
         self._log.info("{peer}: {error}", peer=self._peer, error=str(reason))
         self._end(reason)
 
-    def _drained(self) -> None:
-        """The network takes bytes again: what waited goes first."""
-        self._send_outbox()
-
     def _send_outbox(self, *, to_the_end: bool = False) -> None:
+        """The network takes bytes again: what waited goes first."""
         writer = self._writer
         while writer is not None and (to_the_end or not writer.queued):
             packet = self._outbox.take()

@@ -1,0 +1,89 @@
+"""The ``kdsrv`` command: one subcommand a module of ``kdsrv.commands``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.python.failure import Failure
+
+from kdsrv import __version__
+from kdsrv.commands import connect, demo, sim
+from kdsrv.errors import KdsrvError
+
+__all__ = ["main"]
+
+_COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
+    "connect": (connect, "hold a target of a server and let a local debugger at it"),
+    "demo": (demo, "show the whole path on a simulated target, without hardware"),
+    "sim": (sim, "run a simulated target"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, 1 for an error that has been told, 2 for a wrong option."""
+    options = _parser().parse_args(arguments)
+    from twisted.internet import reactor
+
+    return _run(reactor, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdsrv",
+        description="Kernel debugging over the network. The server is started by: twist kdsrv --listen tcp:1234",
+    )
+    parser.add_argument("--version", action="version", version=f"kdsrv {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, purpose) in _COMMANDS.items():
+        command = commands.add_parser(name, help=purpose)
+        command.set_defaults(run=module.run)
+        module.configure(command)
+    return parser
+
+
+def _run(reactor: Any, options: argparse.Namespace) -> int:
+    """Let the command run until it is done; Ctrl-C and SIGTERM cancel it, and it may tidy up."""
+    status = 0
+
+    def begin() -> None:
+        running: Deferred[int] = maybeDeferred(options.run, reactor, options)
+
+        def cancel() -> Deferred[int]:
+            running.cancel()
+            return running
+
+        def end(result: int | Failure) -> None:
+            nonlocal status
+            status = _status(result)
+            with suppress(ReactorNotRunning):
+                reactor.stop()
+
+        reactor.addSystemEventTrigger("before", "shutdown", cancel)
+        running.addBoth(end)
+
+    reactor.callWhenRunning(begin)
+    reactor.run()
+    return status
+
+
+def _status(result: int | Failure) -> int:
+    if not isinstance(result, Failure):
+        return result
+    if result.check(CancelledError):
+        return 0
+    if result.check(KdsrvError):
+        sys.stderr.write(f"kdsrv: {result.value}\n")
+    else:
+        sys.stderr.write(f"kdsrv: an error inside kdsrv; please report it:\n{result.getTraceback()}")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""``kdsrv connect``: hold a target of a server, and open bridges on which a local debugger finds it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+
+from kdsrv.bridge.bridge import Bridge
+from kdsrv.bridge.listeners import Listener, listen_on_pty, listen_on_tcp, listen_on_unix
+from kdsrv.client.connecting import connect
+from kdsrv.client.protocol import ClientProtocol
+from kdsrv.commands.screen import Screen
+from kdsrv.connection_strings import KdsrvSpec, parse_kdsrv_string
+from kdsrv.errors import KdsrvError, SetupError
+from kdsrv.kd.debug_io import DebugIo
+from kdsrv.kd.layout import PayloadError
+from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.sessions.status import Interrupted, Status
+from kdsrv.transports.transport import Transport
+from kdsrv.wire.messages import Attached
+
+__all__ = ["configure", "run"]
+
+_LOOPBACK: Final = "127.0.0.1"
+_FIRST_WAIT: Final = 1.0
+_LONGEST_WAIT: Final = 15.0
+_DEFAULT: Final = "default"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of ``kdsrv connect``."""
+    parser.description = (
+        "Hold a target of a kdsrv server and let a debugger on this machine at it, as if the cable ended here. "
+        "Without --tcp, --unix or --pty it opens a TCP port on loopback and a unix socket. "
+        "Ctrl-C ends the session and leaves the target as it is."
+    )
+    parser.add_argument(
+        "-k",
+        dest="string",
+        metavar="STRING",
+        required=True,
+        help="'kdsrv:server=@{tcp:server=HOST,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}' (in quotes)",
+    )
+    parser.add_argument(
+        "--tcp", metavar="[HOST:]PORT", action="append", help="a bridge on a TCP port, of 127.0.0.1; 0: any free one"
+    )
+    parser.add_argument("--unix", metavar="PATH", action="append", help="a bridge on a unix socket")
+    parser.add_argument(
+        "--pty", metavar="LINK", action="append", nargs="?", const="", help="a bridge on a new pty, and a link to it"
+    )
+    parser.add_argument("--json", action="store_true", help="say what happens as JSON, one object a line, on stdout")
+    parser.add_argument(
+        "--no-reconnect", action="store_true", help="end with status 1 when the session is lost, do not connect again"
+    )
+
+
+def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
+    """Hold the session until cancelled; fires with the exit status. Raises or fails with a KdsrvError."""
+    spec = parse_kdsrv_string(options.string)
+    screen = Screen(as_json=options.json)
+    desk = Desk(reactor, spec, screen, reconnect=not options.no_reconnect)
+    return Deferred.fromCoroutine(_hold(desk, options, screen))
+
+
+async def _hold(desk: Desk, options: argparse.Namespace, screen: Screen) -> int:
+    try:
+        await desk.open(options.tcp or [], options.unix or [], options.pty or [])
+        await desk.ended
+    except CancelledError:
+        return 0
+    except KdsrvError as error:
+        screen.end()
+        if not options.json:
+            raise
+        screen.report("error", "", code=error.code, message=str(error))
+        return 1
+    finally:
+        desk.close()
+        screen.end()
+    return 0
+
+
+class Desk:
+    """One session, its bridges, and what is said about them. ``ended`` fails when the session is lost for good.
+
+    With ``reconnect`` a session that is lost is opened again, with growing waits; the bridges stay, and a debugger on
+    one notices nothing but silence.
+    """
+
+    def __init__(self, reactor: Any, spec: KdsrvSpec, screen: Screen, *, reconnect: bool) -> None:
+        self.ended: Deferred[None] = Deferred()
+        self._reactor = reactor
+        self._spec = spec
+        self._screen = screen
+        self._reconnect = reconnect
+        self._session: ClientProtocol | None = None
+        self._bridge: Bridge | None = None
+        self._listeners: list[Listener] = []
+        self._again: Deferred[None] | None = None
+
+    async def open(self, tcp: list[str], unix: list[str], pty: list[str]) -> None:
+        """Attach to the target, then open the bridges and say how debuggers reach them."""
+        session, attached = await connect(self._reactor, self._spec)
+        self._session = session
+        self._bridge = session.user = Bridge(self._reactor, session, self)
+        self._say_attached(attached)
+        if not (tcp or unix or pty):
+            tcp, unix = [f"{_LOOPBACK}:0"], [_DEFAULT]
+        for address in tcp:
+            self._offer(listen_on_tcp(self._reactor, *_tcp_address(address), self._debugger_comes), "tcp")
+        for path in unix:
+            place = _default_socket(self._spec) if path == _DEFAULT else Path(path)
+            self._offer(listen_on_unix(self._reactor, place, self._debugger_comes), "unix")
+        for link in pty:
+            self._offer(listen_on_pty(self._reactor, self._debugger_comes, Path(link) if link else None), "pty")
+        self._screen.report("ready", "Ctrl-C ends the session and leaves the target as it is")
+
+    def close(self) -> None:
+        """End the session and the bridges."""
+        if self._again is not None:
+            self._again.cancel()
+        for listener in self._listeners:
+            listener.close()
+        if self._bridge is not None:
+            self._bridge.close()
+        if self._session is not None:
+            self._session.leave()
+
+    # What the bridge tells
+
+    def debugger_came(self, line: str) -> None:
+        self._screen.report("debugger", f"a debugger came on {line}", state="came", line=line)
+
+    def debugger_left(self, line: str) -> None:
+        self._screen.report("debugger", f"the debugger on {line} has left", state="left", line=line)
+
+    def printed_unseen(self, packet: Packet) -> None:
+        if packet.type != PacketType.DEBUG_IO:
+            return
+        try:
+            text = DebugIo.decode(packet.payload).text.decode("latin-1")
+        except PayloadError:
+            return
+        self._screen.report("print", f"target: {printable(text)}", text=text)
+
+    def status_changed(self, status: Status) -> None:
+        self._screen.live(status)
+
+    def session_lost(self, reason: KdsrvError) -> None:
+        self._session = None
+        if not self._reconnect:
+            self.ended.errback(reason)
+            return
+        self._screen.report("lost", f"the session is lost: {reason}", code=reason.code, message=str(reason))
+        self._again = Deferred.fromCoroutine(self._connect_again())
+        self._again.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    # How it works
+
+    async def _connect_again(self) -> None:
+        assert self._bridge is not None
+        wait = _FIRST_WAIT
+        while True:
+            await deferLater(self._reactor, wait)
+            wait = min(wait * 2, _LONGEST_WAIT)
+            try:
+                session, attached = await connect(self._reactor, self._spec)
+            except KdsrvError as error:
+                self._screen.live(Interrupted(str(error)))
+                continue
+            self._again = None
+            self._session = session
+            session.user = self._bridge
+            self._bridge.use(session)
+            self._say_attached(attached)
+            return
+
+    def _say_attached(self, attached: Attached) -> None:
+        self._screen.report(
+            "attached",
+            f"connected: {attached.description}",
+            target=attached.target,
+            description=attached.description,
+            status=attached.status.to_json(),
+        )
+
+    def _offer(self, listener: Listener, kind: str) -> None:
+        self._listeners.append(listener)
+        commands = _COMMANDS[kind](listener.address)
+        lines = "\n".join(f"  {command}" for command in commands)
+        where = f"a debugger finds the target on {_KINDS[kind]} {listener.address}:\n{lines}"
+        self._screen.report("bridge", where, kind=kind, address=listener.address, commands=commands)
+
+    def _debugger_comes(self, line: Transport) -> bool:
+        assert self._bridge is not None
+        if self._bridge.attach(line):
+            return True
+        sentence = f"a second debugger on {line.description} was turned away: one is on {self._bridge.debugger}"
+        self._screen.report("debugger", sentence, state="refused", line=line.description)
+        return False
+
+
+_KINDS: Final = {"tcp": "TCP port", "unix": "unix socket", "pty": "pty"}
+
+
+def _windbg(address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    return [f"windbg -k com:ipport={port},port={host}", f"kd -k com:ipport={port},port={host}"]
+
+
+def _unix_debuggers(path: str) -> list[str]:
+    return [
+        f"r2 -a x86 -b 64 -D winkd winkd://{path}",
+        f"ntoseye --backend kd --memory-source kd --connect {path}",
+    ]
+
+
+_COMMANDS: Final = {
+    "tcp": _windbg,
+    "unix": _unix_debuggers,
+    "pty": lambda path: [f"socat -,raw,echo=0 {path},raw,echo=0"],
+}
+
+
+def printable(text: str) -> str:
+    """Text of a target on one line of a terminal: what could steer the terminal is shown as an escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.rstrip("\r\n\0"))
+
+
+def _tcp_address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise SetupError(why=f"--tcp: '{text}' is not [HOST:]PORT")
+    return host.strip("[]") or _LOOPBACK, int(port)
+
+
+def _default_socket(spec: KdsrvSpec) -> Path:
+    """A socket named after the target, in a directory that is this user's alone."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    directory = Path(runtime, "kdsrv") if runtime else Path(f"/tmp/kdsrv-{os.getuid()}")
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+    except OSError as error:
+        raise SetupError(why=f"cannot make {directory} for the unix socket: {error.strerror}; use --unix") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise SetupError(why=f"{directory} is not a directory of yours alone (mode 700); use --unix PATH")
+    words = re.findall(r"[A-Za-z0-9]+", str(spec.trans or "default"))
+    return directory / f"{'-'.join(words)[:60]}-{os.getpid()}.sock"

@@ -413,16 +413,16 @@ class StillReactor(Clock):
         self.readers: set[object] = set()
         self.writers: set[object] = set()
 
-    def addReader(self, reader: object) -> None:  # noqa: N802
+    def addReader(self, reader: object) -> None:
         self.readers.add(reader)
 
-    def removeReader(self, reader: object) -> None:  # noqa: N802
+    def removeReader(self, reader: object) -> None:
         self.readers.discard(reader)
 
-    def addWriter(self, writer: object) -> None:  # noqa: N802
+    def addWriter(self, writer: object) -> None:
         self.writers.add(writer)
 
-    def removeWriter(self, writer: object) -> None:  # noqa: N802
+    def removeWriter(self, writer: object) -> None:
         self.writers.discard(writer)
 
 
@@ -474,6 +474,10 @@ class PaceTests(SynchronousTestCase):
         for _ in range(20):
             assert self.wake(after=5e-05, count=1)
         assert self.wake(after=0.025, count=2000)
+
+    def test_a_silence_is_no_evidence_of_a_slow_line(self) -> None:
+        for silence in (0.003, 0.010, 0.025, 1.0):
+            assert self.wake(after=silence, count=16)
 
     def test_closing_at_rest_leaves_no_timer(self) -> None:
         self.wake(after=1.0, count=8)

@@ -11,9 +11,10 @@ Reading a slow line: a full 115200 baud line would wake the reactor for every fe
 bytes its packet still lacks, and none of them matters before the last, so reading stops for about the time that these
 bytes take on the line, 20 ms at most (the system keeps up to 4 KB for us; at 921600 baud 20 ms are 1.8 KB). That holds
 only if the line is as slow as it claims. A pseudo terminal, a virtual machine's port or a USB gadget ignores the baud
-rate, and there each pause would be a delay. So a pause needs evidence from the wake-up at hand: the bytes read did not
-come faster than the line allows, measured since the wake-up before. After a silence there is no such evidence (a whole
-packet after a second of nothing fits every rate), hence no pause; the next wake-up decides.
+rate, and there each pause would be a delay. So a pause needs evidence from the wake-up at hand: since the wake-up
+before, bytes came about as fast as a full line brings them. More means that the line is quicker than it claims; fewer,
+that there was a silence, after which a packet of any speed looks slow. In both cases reading goes on, and the next
+wake-up decides.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ _SHORTEST_PAUSE: Final = 0.002
 """Below this a pause costs as much as the wake-ups that it saves."""
 _TIMER_LAG: Final = 0.001
 """The reactor's timers are late by up to a millisecond; so much is left to plain reading at the end of a packet."""
-_SILENCE: Final = 0.030
-_TOLERANCE: Final = 1.25
+_FULL: Final = (0.5, 1.25)
+"""Bytes that came, as a share of those that a full line brings, between which it is taken for one."""
 _GONE: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.EPIPE, errno.ECONNRESET, errno.EBADF})
 
 
 class Reactor(Protocol):
     """The part of a Twisted reactor that transports use."""
 
-    def addReader(self, reader: Any) -> None: ...  # noqa: N802
+    def addReader(self, reader: Any) -> None: ...
 
-    def removeReader(self, reader: Any) -> None: ...  # noqa: N802
+    def removeReader(self, reader: Any) -> None: ...
 
-    def addWriter(self, writer: Any) -> None: ...  # noqa: N802
+    def addWriter(self, writer: Any) -> None: ...
 
-    def removeWriter(self, writer: Any) -> None: ...  # noqa: N802
+    def removeWriter(self, writer: Any) -> None: ...
 
-    def callLater(  # noqa: N802
+    def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> IDelayedCall: ...
 
@@ -137,10 +138,10 @@ class DescriptorTransport:
     def fileno(self) -> int:
         return -1 if self._closed else self._descriptor
 
-    def logPrefix(self) -> str:  # noqa: N802
+    def logPrefix(self) -> str:
         return self.description
 
-    def doRead(self) -> None:  # noqa: N802
+    def doRead(self) -> None:
         if self._closed or self._receiver is None:
             return
         try:
@@ -162,14 +163,14 @@ class DescriptorTransport:
         if self.byte_time:
             self._rest(len(data), missing)
 
-    def doWrite(self) -> None:  # noqa: N802
+    def doWrite(self) -> None:
         if self._unsent:
             sent = self._send(self._unsent)
             del self._unsent[:sent]
         if not self._unsent and not self._closed:
             self._reactor.removeWriter(self._writer)
 
-    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure) -> None:
         """The reactor saw a hang-up, with nothing left to read."""
         self._lose(LinkLost(target=self.description, why=self._ended))
 
@@ -183,12 +184,13 @@ class DescriptorTransport:
             return 0
 
     def _rest(self, got: int, missing: int) -> None:
-        """Stop reading for a while if ``got`` bytes came at the pace of the line and ``missing`` more are to come."""
+        """Stop reading for a while if ``got`` bytes came as on a full line and ``missing`` more are to come."""
         now = self._reactor.seconds()
         elapsed = now - self._read_at
         self._read_at = now
         pause = min(missing * self.byte_time - _TIMER_LAG, _LONGEST_PAUSE)
-        if pause < _SHORTEST_PAUSE or elapsed > _SILENCE or got * self.byte_time > elapsed * _TOLERANCE or self._closed:
+        least, most = _FULL
+        if pause < _SHORTEST_PAUSE or not least * elapsed < got * self.byte_time < most * elapsed or self._closed:
             return
         self._reactor.removeReader(self)
         self._pause = self._reactor.callLater(pause, self._read_again)
@@ -255,11 +257,11 @@ class _WriteEnd:
     def fileno(self) -> int:
         return -1 if self._transport.fileno() < 0 else self._descriptor
 
-    def logPrefix(self) -> str:  # noqa: N802
+    def logPrefix(self) -> str:
         return self._transport.description
 
-    def doWrite(self) -> None:  # noqa: N802
+    def doWrite(self) -> None:
         self._transport.doWrite()
 
-    def connectionLost(self, reason: Failure) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure) -> None:
         self._transport.connectionLost(reason)

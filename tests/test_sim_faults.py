@@ -167,5 +167,5 @@ def test_a_target_keeps_time_behind_a_silent_line() -> None:
 
 def test_rates_are_checked() -> None:
     for wrong in ({"loss": 1.5}, {"damage": -0.1}, {"baud": -1}):
-        with pytest.raises(ValueError, match="chance from 0 to 1|no baud rate"):
+        with pytest.raises(ValueError, match=r"chance from 0 to 1|no baud rate"):
             FaultRates(**wrong)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdsrv.kd.amd64 import Context
-from kdsrv.sim.instructions import RIP, RSP
+from kdsrv.sim.decoder import RIP, RSP
 from kdsrv.sim.machine import SimulatedMachine
 from kdsrv.sim.processor import Processor, Trap
 

@@ -279,7 +279,7 @@ def test_modules_come_and_go(debugger: SimDebugger) -> None:
         ("new.sys", 0x1000),
         ("new.sys", stop["thread"] & ~0xFFF),
     ):
-        with pytest.raises(ValueError, match="already|no kernel address"):
+        with pytest.raises(ValueError, match=r"already|no kernel address"):
             debugger.target.load_module(name, place, 0x1000, debugger.now)
     with pytest.raises(ValueError, match="not loaded"):
         debugger.target.unload_module("late.sys", debugger.now)
@@ -364,5 +364,5 @@ def test_a_module_event_nobody_hears_is_given_up() -> None:
 
 def test_options_are_checked() -> None:
     for wrong in ({"state": "asleep"}, {"cpus": 0}, {"read_cap": 4000}):
-        with pytest.raises(ValueError, match="target is|processors|bytes of data"):
+        with pytest.raises(ValueError, match=r"target is|processors|bytes of data"):
             SimOptions(**wrong)  # type: ignore[arg-type]

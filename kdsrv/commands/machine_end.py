@@ -76,6 +76,8 @@ def offer_unix(reactor: Any, live: LiveTarget, path: str) -> tuple[str, Callable
         port = reactor.listenUNIX(path, _DebuggerFactory(live), mode=0o600, wantPID=True)
     except CannotListenError as error:
         raise SetupError(why=f"cannot listen on {path}: {error.socketError}") from error
+    except OSError as error:
+        raise SetupError(why=f"cannot listen on {path}: {error.strerror}") from error
     return f"unix socket {path}", port.stopListening
 
 

@@ -10,8 +10,8 @@ from kdsrv.kd.packets import PacketType
 from kdsrv.kd.statuses import Status
 from kdsrv.kd.version import Version
 from kdsrv.sim.breakpoints import BreakpointTable
+from kdsrv.sim.decoder import RIP, RSP
 from kdsrv.sim.images import build_image
-from kdsrv.sim.instructions import RIP, RSP
 from kdsrv.sim.kernel import KERNEL_BASE, Kernel, LoadedModule
 from kdsrv.sim.processes import RUNNING, create_process, create_system, create_thread
 from kdsrv.sim.processor import Processor, Trap

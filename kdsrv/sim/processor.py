@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 from kdsrv.kd.amd64 import Context, ControlReport, SpecialRegisters
 from kdsrv.kd.statuses import Status
-from kdsrv.sim.instructions import RIP, RSP, Fault, execute
+from kdsrv.sim.decoder import RIP, RSP, Fault
+from kdsrv.sim.instructions import execute
 from kdsrv.sim.memory import AddressSpace, PhysicalMemory
 
 __all__ = ["Processor", "Trap"]

@@ -20,7 +20,6 @@ from enum import Enum, auto
 from functools import partial
 from typing import Final
 
-from kdsrv.kd.amd64 import ControlReport
 from kdsrv.kd.api import Api
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
@@ -35,6 +34,7 @@ from kdsrv.sim.machine import SimulatedMachine
 from kdsrv.sim.memory import AddressSpace
 from kdsrv.sim.options import SimOptions
 from kdsrv.sim.processor import Trap
+from kdsrv.sim.reports import exception_report, module_report, reboot_report
 from kdsrv.sim.requests import RequestHandler
 
 __all__ = ["SimulatedTarget", "TargetState"]
@@ -313,47 +313,22 @@ class SimulatedTarget:
         if trap is None:
             return
         self._trap, self._last_chance, self._then = trap, last_chance, then or self._then
-        report, place = self._freeze()
-        change = StateChange.exception(
-            trap.code, trap.address, report=report, parameters=trap.parameters, first_chance=not last_chance, **place
-        )
-        self._stand(TargetState.STOPPED, Packet(PacketType.STATE_CHANGE64, change.encode()), now)
+        self._stop_for(exception_report(self.machine, trap, first_chance=not last_chance), now)
 
     def _tell_module(self, module: LoadedModule, unloaded: bool, now: float) -> None:
-        if self.link.debugger_absent:
-            return
-        self._trap = None
-        report, place = self._freeze()
-        change = StateChange.load_symbols(
-            module.path.encode(),
-            module.base,
-            report=report,
-            unload=unloaded,
-            image_size=module.size,
-            check_sum=module.checksum,
-            **place,
-        )
-        self._stand(TargetState.STOPPED, Packet(PacketType.STATE_CHANGE64, change.encode()), now)
+        if not self.link.debugger_absent:
+            self._trap = None
+            self._stop_for(module_report(self.machine, module, unloaded=unloaded), now)
 
     def _tell_reboot(self, now: float) -> None:
         if self.link.debugger_absent:
             self._power_off(now)
-            return
-        self._trap, self._then = None, self._power_off
-        report, place = self._freeze()
-        change = StateChange.reboot(report=report, **place)
-        self._stand(TargetState.STOPPED, Packet(PacketType.STATE_CHANGE64, change.encode()), now)
+        else:
+            self._trap, self._then = None, self._power_off
+            self._stop_for(reboot_report(self.machine), now)
 
-    def _freeze(self) -> tuple[ControlReport, dict[str, int]]:
-        """The processors stand; what every state change says of the current one."""
-        stream = self.machine.freeze()
-        current = self.machine.current
-        return current.control_report(stream), {
-            "program_counter": current.pc,
-            "processor": current.index,
-            "processors": self.options.cpus,
-            "thread": self.machine.kernel.current_thread(current.index),
-        }
+    def _stop_for(self, change: StateChange, now: float) -> None:
+        self._stand(TargetState.STOPPED, Packet(PacketType.STATE_CHANGE64, change.encode()), now)
 
     def _stand(self, state: TargetState, announcement: Packet, now: float) -> None:
         """The kernel stands still: say why, and want only what fits."""

@@ -143,6 +143,16 @@ def test_c40_a_packet_twice_is_acknowledged_twice_and_delivered_once(first: int)
     assert host.events == [STOPPED, STOPPED]
 
 
+def test_c40_another_packet_with_the_same_id_is_not_a_repeat() -> None:
+    """The target has taken our request for the ACK of a packet that never came; that must not cost the next one too."""
+    host = attached()
+    assert host.sends(CONTINUE) == req(I0, CONTINUE)
+    assert host.hears(RESEND + ack(I0)) == req(I0, CONTINUE)
+    assert host.hears(printed(I0)) == ack(I0)
+    assert host.hears(printed(I0)) == ack(I0)
+    assert host.events == [Acknowledged(2), PRINTED]
+
+
 @pytest.mark.parametrize("at", [12, 16, 100, -2, -1])
 def test_c41_a_damaged_packet_is_refused(at: int) -> None:
     host = attached()

@@ -31,6 +31,9 @@ _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32}
 _LONGEST_PACKET: Final = 5.0
 """Seconds that a packet of 4016 bytes may take on the slowest line in use, with some to spare."""
 
+_LATE: Final = 5.0
+"""Seconds within which further RESETs of a target are taken for answers to RESETs that had waited in the line."""
+
 _RESET: Final = encode_control(PacketType.RESET)
 
 
@@ -78,9 +81,11 @@ class HostLink(Link):
         self._max_resets = resets
         self._framer = HostFramer()
         self._expected: int | None = None
+        self._taken = b""
         self._sync_taken: bytes | None = None
         self._resets_sent = 0
-        self._reset_at = -float("inf")
+        self._reset_at = 0.0
+        self._late_until = -float("inf")
         self._ack_at = 0.0
         self._heard_at = 0.0
         self._break_in_at = 0.0
@@ -157,10 +162,11 @@ class HostLink(Link):
         elif self.phase is Phase.UNKNOWN:
             self._resets_sent = 0
             self._send_reset(now)
-        elif packet.id == self._expected or (self._expected is None and packet.id in _IDS):
+        elif packet.id in _IDS and (packet.id == self._expected or self._is_new(packet)):
             self._acknowledge(packet.id)
             orphan, answer = self._is_orphan(packet), self._answers_ours(packet)
             self._expected = packet.id ^ 1
+            self._taken = packet.payload
             self._sync_taken = None
             if orphan:
                 if self._unacknowledged is None:
@@ -185,23 +191,28 @@ class HostLink(Link):
         self.phase = Phase.SYNCED
         self._next_id = INITIAL_ID
         self._expected = first_id ^ 1
-        self._sync_taken = packet.payload
+        self._taken = self._sync_taken = packet.payload
+        self._late_until = now + _LATE
         yield from lost
         self._send_next(now)
         yield self._deliver(packet)
 
     def _on_reset(self, now: float) -> Iterator[Event]:
-        """The target's answer to our RESET, a late copy of it, or a RESET of its own (which is answered once)."""
-        if self.phase is Phase.SYNCED and self._expected is None and self._next_id == INITIAL_ID:
-            return
+        """The target's answer to our RESET, or a RESET of its own (which is answered once).
+
+        RESETs that waited in the line are answered one by one. The target read them all before what we have sent since,
+        so the later answers change nothing: until it acknowledges a packet, no RESET is taken for its own.
+        """
         self.counters.resets += 1
-        if self.phase is not Phase.RESETTING and now >= self._reset_due():
+        if self.phase is Phase.SYNCED and now < self._late_until:
+            return
+        if self.phase is not Phase.RESETTING:
             self._output.append(_RESET)
-            self._reset_at = now
         lost = self._drop_all("the target has reset the link") if self.phase is Phase.SYNCED else []
         self.phase = Phase.SYNCED
         self._next_id = INITIAL_ID
         self._expected = self._sync_taken = None
+        self._late_until = now + _LATE
         yield from lost
         yield ResetSeen()
         self._send_next(now)
@@ -211,6 +222,14 @@ class HostLink(Link):
         if packet.type in _STOPS:
             self.breaking_in = False
         return Packet(packet.type, packet.payload)
+
+    def _is_new(self, packet: HostPacket) -> bool:
+        """Whether a packet with the id of the last one is another. A repeat has the same bytes.
+
+        The one between them got lost: a target takes a request of ours for the ACK that it waits for (KD protocol, 1.6
+        step 5). Right after a RESET any id will do.
+        """
+        return self._expected is None or packet.payload != self._taken
 
     def _is_orphan(self, packet: HostPacket) -> bool:
         """Whether this is a reply to whoever was here before us, repeated after our RESET (KD protocol, 1.8)."""
@@ -230,6 +249,7 @@ class HostLink(Link):
         ours = self._unacknowledged
         assert ours is not None
         self._unacknowledged = self._sync_taken = None
+        self._late_until = now
         self._next_id ^= 1
         self._send_next(now)
         return Acknowledged(ours.type)
@@ -250,9 +270,7 @@ class HostLink(Link):
 
     def _reset_due(self) -> float:
         """When the answer to our last RESET is overdue; a target in the middle of a packet answers after it."""
-        since = self._reset_at
-        if self.phase is Phase.RESETTING:
-            since = min(max(since, self._heard_at), since + _LONGEST_PACKET)
+        since = min(max(self._reset_at, self._heard_at), self._reset_at + _LONGEST_PACKET)
         return since + self._reset_timeout * (1 << min(max(self._resets_sent - 1, 0), 4))
 
     def _may_send(self) -> bool:

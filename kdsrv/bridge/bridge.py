@@ -11,12 +11,10 @@ would wait with it, are refused as a debugger refuses them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from kdsrv.alarm import Alarm
 from kdsrv.bridge.accommodation import Accommodation
 from kdsrv.errors import KdsrvError, TargetError
 from kdsrv.kd.debug_io import DebugIo
@@ -25,6 +23,7 @@ from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.kd.target_link import TargetLink
+from kdsrv.link_driver import LinkDriver
 from kdsrv.sessions.outbox import DroppedPrints, Outbox, is_print
 from kdsrv.sessions.session import Uplink
 from kdsrv.sessions.status import RunState, Status
@@ -55,13 +54,15 @@ class BridgeObserver(Protocol):
 class Bridge:
     """One session's bridge: a SessionUser towards ``uplink``, a Receiver towards the debugger's line."""
 
-    def __init__(self, clock: IReactorTime, uplink: Uplink, observer: BridgeObserver) -> None:
+    def __init__(
+        self, clock: IReactorTime, uplink: Uplink, observer: BridgeObserver, *, ack_delay: float = 0.0
+    ) -> None:
         self._clock = clock
         self._uplink = uplink
         self._observer = observer
-        self._alarm = Alarm(clock, self._expire)
+        self._ack_delay = ack_delay
         self._line: Transport | None = None
-        self._link = self._new_link()
+        self._driver = self._new_driver()
         self._accommodation = Accommodation()
         self._outbox = Outbox()
         self._sending: Packet | None = None
@@ -80,7 +81,7 @@ class Bridge:
         if self._line is not None:
             return False
         self._line = line
-        self._link = self._new_link()
+        self._driver = self._new_driver()
         self._accommodation = Accommodation()
         self._talking = False
         self._forget_requests()
@@ -98,7 +99,7 @@ class Bridge:
 
     def close(self) -> None:
         """Let the debugger go; the session is the caller's."""
-        self._alarm.stop()
+        self._driver.stop()
         if self._line is not None:
             self._line.close()
             self._line = None
@@ -106,8 +107,7 @@ class Bridge:
     # What the debugger's line brings
 
     def bytes_received(self, data: bytes) -> int:
-        self._after(self._link.receive(data, self._clock.seconds()))
-        return self._link.missing
+        return self._driver.bytes_received(data)
 
     def transport_interrupted(self, why: str) -> None:
         """A debugger's line does not come back by itself; see ``transport_lost``."""
@@ -117,7 +117,7 @@ class Bridge:
 
     def transport_lost(self, reason: TargetError) -> None:
         line, self._line = self._line, None
-        self._alarm.stop()
+        self._driver.stop()
         self._talking = False
         if self._sending is not None and is_print(self._sending):
             self._outbox.put_back(self._sending)
@@ -137,7 +137,7 @@ class Bridge:
         if self._talking:
             self._outbox.put(packet)
             self._send_next()
-            self._flush()
+            self._driver.flush()
         elif self._line is None and is_print(packet):
             self._observer.printed_unseen(packet)
         elif is_print(packet):
@@ -173,36 +173,28 @@ class Bridge:
 
     # The link's events
 
-    def _new_link(self) -> TargetLink:
-        return TargetLink(break_at_once=True, forget_on_reset=True, retries=None)
+    def _new_driver(self) -> LinkDriver:
+        link = TargetLink(break_at_once=True, forget_on_reset=True, retries=None)
+        return LinkDriver(self._clock, link, self._on_event, self._write, ack_delay=self._ack_delay)
 
-    def _after(self, events: Iterable[Event]) -> None:
-        """Handle what the link reports, then write what it wants written."""
-        for event in events:
-            if isinstance(event, Packet):
-                self._on_request(event)
-            elif isinstance(event, Acknowledged):
-                self._sending = None
-                self._send_next()
-            elif isinstance(event, BreakIn):
-                self._on_break_in()
-            elif isinstance(event, ResetSeen):
-                self._on_reset()
-            elif isinstance(event, ResendAsked):
-                self._on_resend_asked()
-            elif isinstance(event, GaveUp):
-                self._on_gave_up(event)
-        self._flush()
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Packet):
+            self._on_request(event)
+        elif isinstance(event, Acknowledged):
+            self._sending = None
+            self._send_next()
+        elif isinstance(event, BreakIn):
+            self._on_break_in()
+        elif isinstance(event, ResetSeen):
+            self._on_reset()
+        elif isinstance(event, ResendAsked):
+            self._on_resend_asked()
+        elif isinstance(event, GaveUp):
+            self._on_gave_up()
 
-    def _flush(self) -> None:
-        output = self._link.take_output()
+    def _write(self, data: bytes) -> None:
         if self._line is not None:
-            if output:
-                self._line.write(output)
-            self._alarm.set(self._link.deadline)
-
-    def _expire(self) -> None:
-        self._after(self._link.expire(self._clock.seconds()))
+            self._line.write(data)
 
     def _on_request(self, packet: Packet) -> None:
         self._talking = True
@@ -233,7 +225,7 @@ class Bridge:
             self._outbox.put(self._stop)
             self._send_next()
 
-    def _on_gave_up(self, event: GaveUp) -> None:
+    def _on_gave_up(self) -> None:
         if self._sending is not None and is_print(self._sending):
             self._outbox.put_back(self._sending)
         self._sending = None
@@ -258,4 +250,4 @@ class Bridge:
                 packet = Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode())
             if packet is not None:
                 self._sending = packet
-                self._link.send(packet.type, packet.payload, self._clock.seconds())
+                self._driver.link.send(packet.type, packet.payload, self._clock.seconds())

@@ -27,6 +27,7 @@ _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
 _OPEN: Final = "and nobody has to log in: say --no-password to allow it"
 _BOUND_BY_INTERFACE: Final = ("tcp", "tcp4", "tcp6", "ssl", "tls")
 _INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
+_MODE: Final = re.compile(r"(?:^|:)mode=")
 
 
 def endpoint_of_string(reactor: Any, text: str, *, open_to_all: bool) -> IStreamServerEndpoint:
@@ -35,7 +36,11 @@ def endpoint_of_string(reactor: Any, text: str, *, open_to_all: bool) -> IStream
     Without ``open_to_all`` a TCP endpoint that names no interface is bound to loopback. A unix socket gets mode 600.
     """
     _parse(reactor, text)
-    return _parse(reactor, _confine(text, open_to_all=open_to_all))
+    confined = _confine(text, open_to_all=open_to_all)
+    try:
+        return _parse(reactor, confined)
+    except SetupError:
+        raise SetupError(why=f"'{text}': write the address as interface={LOOPBACK}") from None
 
 
 def endpoint_of_spec(reactor: Any, spec: ServerSpec, *, open_to_all: bool) -> IStreamServerEndpoint:
@@ -73,9 +78,12 @@ def _parse(reactor: Any, text: str) -> IStreamServerEndpoint:
 
 def _confine(text: str, *, open_to_all: bool) -> str:
     """The string, made to reach no further than it may. SetupError if it says that it does."""
-    kind = text.partition(":")[0].lower()
+    kind, _, rest = text.partition(":")
+    kind = kind.lower()
     if kind == "unix":
-        return text if "mode=" in text else f"{text}:mode=600"
+        if not rest.removeprefix("address=").partition(":")[0]:
+            raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
+        return text if _MODE.search(text) else f"{text}:mode=600"
     if open_to_all:
         return text
     if kind not in _BOUND_BY_INTERFACE:
@@ -88,7 +96,7 @@ def _confine(text: str, *, open_to_all: bool) -> str:
         if ipaddress.ip_address(address).is_loopback:
             return text
     except ValueError:
-        pass
+        raise SetupError(why=f"interface='{address}' is not an address; write for instance {LOOPBACK}") from None
     raise SetupError(why=f"'{address}' reaches beyond this host, {_OPEN}")
 
 

@@ -103,6 +103,7 @@ class _ListenerService(Service):
         """Every endpoint that can listen without waiting has done so when this returns; one that fails raises here."""
         if self.port is not None:
             return
+        self._failure = None
         listening = self._endpoint.listen(self._factory)
         listening.addCallbacks(self._listening, self._not_listening)
         if self._failure is not None:
@@ -116,8 +117,19 @@ class _ListenerService(Service):
 
 
 def _reason(error: BaseException | None) -> str:
+    """Where it failed and why, for people."""
     if isinstance(error, CannotListenError):
         what = getattr(error.socketError, "strerror", None) or str(error.socketError)
         where = error.port if error.interface in ("", None) else f"{error.interface}:{error.port}"
-        return f"{where}: {what}"
+        if what == "Cannot acquire lock":
+            what = "another process listens there"
+        return f"{_text(where)}: {what}"
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename2 or error.filename
+        return f"{_text(where).removesuffix('.lock')}: {error.strerror}" if where else error.strerror
     return str(error)
+
+
+def _text(where: object) -> str:
+    """A port, or the path of a unix socket, which Twisted holds as bytes."""
+    return os.fsdecode(where) if isinstance(where, bytes) else str(where)

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from kdsrv.connection_strings import KdSpec, PipeSpec, fill_in
+from kdsrv.link_driver import ACK_DELAY
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.session import Session
 from kdsrv.transports.opener import Opener, target_key
@@ -73,6 +74,6 @@ class Directory:
             self._leases.release(lease)
             raise
         resets = spec.resets if isinstance(spec, PipeSpec) and spec.resets is not None else _DEFAULT_RESETS
-        session = Session(self._reactor, str(spec), transport, lease, max_resets=resets)
+        session = Session(self._reactor, str(spec), transport, lease, max_resets=resets, ack_delay=ACK_DELAY)
         self._sessions[lease] = session
         return session

@@ -16,7 +16,6 @@ packets in ``_on_packet`` says.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -27,6 +26,7 @@ from kdsrv.kd.api import NO_REPLY, Api, api_number
 from kdsrv.kd.host_link import HostLink, Phase
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
 from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.link_driver import LinkDriver
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.status import (
     BreakingIn,
@@ -101,7 +101,14 @@ class Session:
     """
 
     def __init__(
-        self, clock: IReactorTime, name: str, transport: Transport, lease: Lease, *, max_resets: int = 3
+        self,
+        clock: IReactorTime,
+        name: str,
+        transport: Transport,
+        lease: Lease,
+        *,
+        max_resets: int = 3,
+        ack_delay: float = 0.0,
     ) -> None:
         self.name = name
         self.lease = lease
@@ -113,7 +120,7 @@ class Session:
         self.link = HostLink(byte_time=transport.byte_time, resets=max_resets)
         self.orphans = 0
         self._clock = clock
-        self._alarm = Alarm(clock, self._expire)
+        self._driver = LinkDriver(clock, self.link, self._on_event, self._write, ack_delay=ack_delay)
         self._looks = Alarm(clock, self._look)
         self._looked = 0
         self._requests: deque[bytes] = deque()
@@ -127,7 +134,7 @@ class Session:
         """Begin to talk to the target on behalf of ``user``."""
         self.user = user
         self.transport.start(self)
-        self._after(self.link.resync(self._clock.seconds()))
+        self._driver.run(self.link.resync(self._clock.seconds()))
         self._look_later()
 
     def close(self) -> None:
@@ -135,7 +142,7 @@ class Session:
         if not self._closed:
             self._closed = True
             self.user = None
-            self._alarm.stop()
+            self._driver.stop()
             self._looks.stop()
             self.transport.close()
 
@@ -147,7 +154,7 @@ class Session:
             self._next_request()
         elif packet_type in _ANSWERS:
             self.link.send(packet_type, payload, self._clock.seconds())
-        self._flush()
+        self._driver.flush()
 
     def break_in(self) -> None:
         now = self._clock.seconds()
@@ -157,7 +164,7 @@ class Session:
         elif not self.link.breaking_in:
             self._break_in_since = now
             self.link.break_in(now)
-            self._flush()
+            self._driver.flush()
             self._look_later()
 
     def resync(self) -> None:
@@ -172,13 +179,12 @@ class Session:
             if self.stop is not None:
                 user.packet_received(self.stop)
         elif self.link.phase is not Phase.RESETTING or busy:
-            self._after(self.link.resync(self._clock.seconds()))
+            self._driver.run(self.link.resync(self._clock.seconds()))
 
     # What the transport brings
 
     def bytes_received(self, data: bytes) -> int:
-        self._after(self.link.receive(data, self._clock.seconds()))
-        return self.link.missing
+        return self._driver.bytes_received(data)
 
     def transport_interrupted(self, why: str) -> None:
         self._away = why
@@ -188,7 +194,7 @@ class Session:
 
     def transport_resumed(self) -> None:
         self._away = None
-        self._after(self.link.resync(self._clock.seconds()))
+        self._driver.run(self.link.resync(self._clock.seconds()))
         self._set_status(Quiet(0.0))
         self._look_later()
 
@@ -201,27 +207,19 @@ class Session:
 
     # The link's events
 
-    def _after(self, events: Iterable[Event]) -> None:
-        """Handle what the link reports, then write what it wants written."""
-        for event in events:
-            if isinstance(event, Packet):
-                self._on_packet(event)
-            elif isinstance(event, Acknowledged):
-                self._on_acknowledged(event)
-            elif isinstance(event, GaveUp):
-                self._on_gave_up(event)
-            elif isinstance(event, ResetSeen):
-                self._lose_requests(in_flight_only=True)
-        self._flush()
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Packet):
+            self._on_packet(event)
+        elif isinstance(event, Acknowledged):
+            self._on_acknowledged(event)
+        elif isinstance(event, GaveUp):
+            self._on_gave_up(event)
+        elif isinstance(event, ResetSeen):
+            self._lose_requests(in_flight_only=True)
 
-    def _flush(self) -> None:
-        output = self.link.take_output()
-        if output and self._away is None:
-            self.transport.write(output)
-        self._alarm.set(self.link.deadline)
-
-    def _expire(self) -> None:
-        self._after(self.link.expire(self._clock.seconds()))
+    def _write(self, data: bytes) -> None:
+        if self._away is None:
+            self.transport.write(data)
 
     def _on_packet(self, packet: Packet) -> None:
         user = self.user
@@ -269,6 +267,9 @@ class Session:
 
     def _on_gave_up(self, event: GaveUp) -> None:
         if event.type == PacketType.RESET:
+            if self.run_state is RunState.HALTED:
+                self._forget_stop()
+                self._set_status(Lost(event.why))
             self._look_later()
         elif event.type == PacketType.STATE_MANIPULATE or event.type in _ANSWERS:
             self._lose_requests()
@@ -317,7 +318,7 @@ class Session:
             return
         elif isinstance(self.status, Lost):
             if self._looked % _PROBE_EVERY == 0:
-                self._after(self.link.resync(now))
+                self._driver.run(self.link.resync(now))
         elif self.link.noise and not self.link.counters.packets_received:
             self._set_status(Noise(self.link.noise))
         else:

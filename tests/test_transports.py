@@ -130,9 +130,10 @@ class Medium:
 
     async def test_writes_behind_unsent_bytes_keep_their_order(self: Any) -> None:
         rig, transport, recorder = await self.connect()
-        blocked = _write_until_blocked(transport)
+        blocked = _write_until_blocked(transport) - len(head := rig.read())
         transport.write(b"first")
         transport.write(b"second")
+        assert head
         got = await rig.read_all(blocked + 11)
         assert got[-11:] == b"firstsecond"
         assert recorder.events == []
@@ -251,6 +252,12 @@ class Medium:
         assert recorder.events == []
         await until(lambda: recorder.events)
         assert recorder.events == ["lost"]
+
+    async def test_waking_up_for_nothing_is_no_loss(self: Any) -> None:
+        _, transport, recorder = await self.connect()
+        transport.doRead()
+        transport.doWrite()
+        assert recorder.events == []
 
     async def test_descriptors_do_not_reach_child_processes(self: Any) -> None:
         _, transport, _ = await self.connect()
@@ -485,6 +492,12 @@ class PaceTests(SynchronousTestCase):
         self.line.close()
         assert self.still.getDelayedCalls() == []
 
+    def test_closing_before_a_loss_is_told_leaves_no_timer(self) -> None:
+        _overfill(self.line)
+        assert len(self.still.getDelayedCalls()) == 1
+        self.line.close()
+        assert self.still.getDelayedCalls() == []
+
     def test_a_hang_up_at_rest_is_noticed_after_it(self) -> None:
         self.wake(after=1.0, count=8)
         assert not self.wake(after=0.001, count=11)
@@ -648,7 +661,6 @@ class ReconnectTests(TransportCase):
         transport.close()
         transport.close()
         transport.write(b"late")
-        await pause(0.15)
         assert len(recorder.events) == 1
 
     async def test_closing_ends_a_try_that_is_under_way(self) -> None:

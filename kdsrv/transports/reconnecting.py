@@ -105,16 +105,13 @@ class ReconnectingTransport:
 
     def _opened(self, transport: Transport) -> None:
         self._opening = None
-        if self._receiver is None:
-            transport.close()
-            return
         self._current = transport
         transport.start(self)
         self._guarded(lambda receiver: receiver.transport_resumed())
 
     def _not_opened(self, failure: Failure) -> None:
         self._opening = None
-        if failure.check(CancelledError) or self._receiver is None:
+        if failure.check(CancelledError):
             return
         if failure.check(TargetError):
             # Any refusal may be a moment of the machine's start, as a socket whose owner is still to be set.

@@ -5,6 +5,7 @@ Everything is parsed before anything starts: a wrong string is a usage error tha
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,11 @@ class Options(TwistedOptions):
         """Print the version and exit"""
         sys.stdout.write(f"kdsrv {__version__}\n")
         raise SystemExit(0)
+
+    @override
+    def parseArgs(self, *args: str) -> None:
+        if args:
+            raise UsageError(f"kdsrv: '{args[0]}' belongs to no option; every part has one (see --help)")
 
     @override
     def postOptions(self) -> None:
@@ -142,8 +148,10 @@ def _start() -> Iterator[None]:
 
 
 def _shown(address: Any) -> str:
-    host = getattr(address, "host", None)
-    return f"{host}:{address.port}" if host is not None else str(getattr(address, "name", address))
+    host, name = getattr(address, "host", None), getattr(address, "name", None)
+    if host is not None:
+        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    return os.fsdecode(name) if name is not None else str(address)
 
 
 def makeService(options: Options) -> IService:

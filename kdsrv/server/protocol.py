@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -54,6 +54,10 @@ SILENCE_LIMIT: Final = 45.0
 CLOSE_LIMIT: Final = 5.0
 MAX_WAITING: Final = 256
 """Connections that have not attached yet; more are turned away."""
+MAX_UNREAD: Final = 256 * 1024
+"""Bytes of pongs, statuses and echoes that may wait for a client that does not read."""
+MAX_UNREAD_PACKETS: Final = 2000
+"""Packets that may: the prints that are kept, the replies to a full window, and some stops."""
 
 
 class KdsrvServerProtocol(Protocol):
@@ -72,6 +76,7 @@ class KdsrvServerProtocol(Protocol):
         self._session: Session | None = None
         self._opening: Deferred[Session] | None = None
         self._heard_at = 0.0
+        self._unread = 0
         self._ending = False
 
     # Twisted's side
@@ -82,7 +87,7 @@ class KdsrvServerProtocol(Protocol):
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
             transport.setTcpKeepAlive(True)
-        self._writer = DirectWriter(transport, self._send_outbox)
+        self._writer = DirectWriter(transport, self._drained)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + GREETING_LIMIT)
         if not self._factory.admit(self):
@@ -102,11 +107,8 @@ class KdsrvServerProtocol(Protocol):
 
     @override
     def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
-        self._ending = True
         self._alarm.stop()
         self._factory.forget(self)
-        if self._opening is not None:
-            self._opening.cancel()
         self._leave()
 
     # What the client says
@@ -159,10 +161,12 @@ class KdsrvServerProtocol(Protocol):
     def _not_opened(self, failure: TwistedFailure) -> None:
         self._opening = None
         error = failure.value
+        if self._ending:
+            return
         if isinstance(error, KdsrvError):
             self._log.info("{peer}: {error}", peer=self._peer, error=str(error))
             self._end(error)
-        elif not isinstance(error, CancelledError):
+        else:
             self._log.failure("opening a target for {peer}", failure, peer=self._peer)
             self._end(SetupError(why="the server failed to open the target; its log has the details"))
 
@@ -173,6 +177,8 @@ class KdsrvServerProtocol(Protocol):
         assert writer is not None
         if writer.queued or len(self._outbox):
             self._outbox.put(packet)
+            if len(self._outbox) > MAX_UNREAD_PACKETS:
+                self._too_much_unread()
         else:
             writer.write(self._connection.send_packet(packet.type, packet.payload))
 
@@ -192,8 +198,12 @@ class KdsrvServerProtocol(Protocol):
         self._log.info("{peer}: {error}", peer=self._peer, error=str(reason))
         self._end(reason)
 
-    def _send_outbox(self, *, to_the_end: bool = False) -> None:
+    def _drained(self) -> None:
         """The network takes bytes again: what waited goes first."""
+        self._unread = 0
+        self._send_outbox()
+
+    def _send_outbox(self, *, to_the_end: bool = False) -> None:
         writer = self._writer
         while writer is not None and (to_the_end or not writer.queued):
             packet = self._outbox.take()
@@ -210,8 +220,21 @@ class KdsrvServerProtocol(Protocol):
         self._write(self._connection.send(message))
 
     def _write(self, data: bytes) -> None:
-        if self._writer is not None:
-            self._writer.write(data)
+        writer = self._writer
+        if writer is None:
+            return
+        writer.write(data)
+        if writer.queued:
+            self._unread += len(data)
+            if self._unread > MAX_UNREAD:
+                self._too_much_unread()
+
+    def _too_much_unread(self) -> None:
+        """A client that asks without end and reads nothing; its end comes in the reactor's next turn."""
+        if not self._ending:
+            self._ending = True
+            self._log.info("{peer} does not read what it asks for: its target is free again", peer=self._peer)
+            self._abort()
 
     def _too_late(self) -> None:
         """The alarm of whatever step the connection is in."""
@@ -231,11 +254,15 @@ class KdsrvServerProtocol(Protocol):
 
     def _end(self, error: KdsrvError) -> None:
         """Say why, and close."""
-        self._write(self._connection.give_up(error))
         self._leave()
+        self._write(self._connection.give_up(error))
         self._hang_up()
 
     def _leave(self) -> None:
+        """Let go of the target, or of the attempt to open it."""
+        self._ending = True
+        if self._opening is not None:
+            self._opening.cancel()
         session, self._session = self._session, None
         if session is not None:
             self._log.info("{peer} has left {target}", peer=self._peer, target=session.name)
@@ -250,7 +277,6 @@ class KdsrvServerProtocol(Protocol):
             self._hang_up()
 
     def _hang_up(self) -> None:
-        self._ending = True
         self._alarm.set(self._clock.seconds() + CLOSE_LIMIT)
         if self._writer is not None:
             self._writer.detach()
@@ -299,4 +325,6 @@ class KdsrvServerFactory(Factory):
 def _peer_name(address: Any) -> str:
     """Where a client is, for people."""
     host, port = getattr(address, "host", None), getattr(address, "port", None)
-    return f"{host}:{port}" if host is not None else "a local program"
+    if host is None:
+        return "a local program"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

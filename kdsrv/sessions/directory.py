@@ -53,7 +53,7 @@ class Directory:
 
         Fails with TargetHeld, another TargetError or a SetupError, all sentences. Cancelling gives the target up.
         """
-        return Deferred.fromCoroutine(self._open(fill_in(spec, self._environ), holder, address))
+        return Deferred.fromCoroutine(self._open(spec, holder, address))
 
     def close(self, session: Session) -> None:
         """The holder has left: the target stays as it is and is free for the next."""
@@ -66,7 +66,8 @@ class Directory:
         for session in self:
             self.close(session)
 
-    async def _open(self, spec: KdSpec, holder: str, address: str) -> Session:
+    async def _open(self, wanted: KdSpec | None, holder: str, address: str) -> Session:
+        spec = fill_in(wanted, self._environ)
         lease = self._leases.take(target_key(spec), holder, address, self._wall_clock())
         try:
             transport = await self._opener.open(spec)

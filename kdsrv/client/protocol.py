@@ -7,6 +7,7 @@ that the server's window has no room for wait here; a break-in or a resync never
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -20,6 +21,7 @@ from kdsrv import __version__
 from kdsrv.alarm import Alarm
 from kdsrv.direct_writer import DirectWriter
 from kdsrv.errors import KdsrvError, PeerError
+from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.session import SessionUser
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
@@ -67,12 +69,16 @@ class ClientProtocol(Protocol):
     that goes to ``user``, to be set before the callback of ``attached`` (or the coroutine that awaits it) returns.
 
     ``trans`` is the kd-string of the target, or None for the server's default; ``client`` says who we are.
+    ``disconnected`` fires when the network connection is gone, with or without a reason. ``prints_dropped`` is called
+    with the number of prints that the server left out; unless replaced, it prints that number to ``user``.
     """
 
     _log = Logger()
 
     def __init__(self, clock: IReactorTime, trans: str | None, client: str) -> None:
         self.attached: Deferred[Attached] = Deferred()
+        self.disconnected: Deferred[None] = Deferred()
+        self.prints_dropped: Callable[[int], None] = self._print_dropped
         self.user: SessionUser | None = None
         self._clock = clock
         self._trans = trans
@@ -146,6 +152,7 @@ class ClientProtocol(Protocol):
             why = "it closed the connection" if reason.check(type(connectionDone.value)) else reason.getErrorMessage()
             self._error = ServerGone(why=why)
         self._tell_end()
+        self.disconnected.callback(None)
 
     # What the server says
 
@@ -166,6 +173,8 @@ class ClientProtocol(Protocol):
             self._alarm.set(self._clock.seconds() + PING_INTERVAL)
             self.attached.callback(event)
         elif isinstance(event, Dropped):
+            if event.prints and user is not None:
+                self.prints_dropped(event.prints)
             if event.requests and user is not None:
                 user.requests_lost(event.requests)
         elif isinstance(event, Ping):
@@ -174,6 +183,11 @@ class ClientProtocol(Protocol):
             self._fail(ServerRefused(code=event.code, message=event.message))
         elif isinstance(event, Bye | ConnectionClosed):
             self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else "it closed the connection"))
+
+    def _print_dropped(self, number: int) -> None:
+        text = f"[kdsrv: {number} prints of the target were dropped on the way]\n".encode()
+        if self.user is not None:
+            self.user.packet_received(Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode()))
 
     def _send_waiting(self) -> None:
         connection = self._connection

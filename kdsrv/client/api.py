@@ -1,0 +1,146 @@
+"""Opening a session: by a connection string, over a Twisted endpoint, or within a server's own process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from kdsrv.client.connecting import connect, connect_by_endpoint, own_name
+from kdsrv.client.conversation import Conversation
+from kdsrv.client.protocol import ClientProtocol
+from kdsrv.client.target import Target
+from kdsrv.connection_strings import KdSpec, KdsrvSpec, parse_kd_string, parse_kdsrv_string
+from kdsrv.sessions.directory import Directory
+from kdsrv.wire.messages import Attached
+
+__all__ = ["Opening", "open_session", "open_session_in_process", "open_session_over"]
+
+
+class Opening(Awaitable[Target]):
+    """A session about to be opened: ``async with opening as target:``, which leaves the target at the end, or
+    ``target = await opening``. Nothing happens before that."""
+
+    def __init__(self, opener: Callable[[], Coroutine[Any, Any, Target]]) -> None:
+        self._opener = opener
+        self._target: Target | None = None
+
+    def __await__(self) -> Generator[Any, Any, Target]:
+        return self._opener().__await__()
+
+    async def __aenter__(self) -> Target:
+        self._target = await self._opener()
+        return self._target
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._target is not None
+        await self._target.leave()
+
+
+def open_session(
+    reactor: Any,
+    string: str | KdsrvSpec,
+    *,
+    client: str | None = None,
+    continue_modules: bool = False,
+    continue_reboots: bool = False,
+) -> Opening:
+    """A session on the target that a kdsrv string names:
+    ``kdsrv:server=@{tcp:server=lab,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}``.
+
+    ``client`` says who we are, for whoever else wants the target; by default ``user@host``. For the two options see
+    ``Target``. Fails with ConnectionStringError, ServerUnreachable, ServerRefused (by ``code``: held, setup, target
+    ...), ServerGone or PeerError.
+    """
+
+    async def opener() -> Target:
+        spec = parse_kdsrv_string(string) if isinstance(string, str) else string
+        protocol, attached = await connect(reactor, spec, client)
+        return _remote_target(reactor, protocol, attached, continue_modules, continue_reboots)
+
+    return Opening(opener)
+
+
+def open_session_over(
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    trans: str | KdSpec | None = None,
+    *,
+    client: str | None = None,
+    continue_modules: bool = False,
+    continue_reboots: bool = False,
+) -> Opening:
+    """The same with any Twisted client endpoint that leads to a server. ``trans`` is a kd-string, None for the target
+    that the server has as its default."""
+
+    async def opener() -> Target:
+        text = trans.to_string() if isinstance(trans, KdSpec) else trans
+        protocol, attached = await connect_by_endpoint(reactor, endpoint, "the endpoint", text, client)
+        return _remote_target(reactor, protocol, attached, continue_modules, continue_reboots)
+
+    return Opening(opener)
+
+
+def open_session_in_process(
+    reactor: Any,
+    directory: Directory,
+    trans: str | KdSpec | None = None,
+    *,
+    client: str | None = None,
+    continue_modules: bool = False,
+    continue_reboots: bool = False,
+) -> Opening:
+    """A session of a server in this process, without a network: ``directory`` is that of a KdsrvService.
+
+    Fails with ConnectionStringError, TargetHeld or another TargetError, or SetupError.
+    """
+
+    async def opener() -> Target:
+        spec = parse_kd_string(trans) if isinstance(trans, str) else trans
+        session = await directory.open(spec, client or own_name(), "this process")
+        conversation = Conversation(reactor, session, session.status)
+
+        def leave() -> Deferred[None]:
+            directory.close(session)
+            return succeed(None)
+
+        conversation.see_end = lambda: directory.close(session)
+        target = Target(
+            conversation,
+            session.name,
+            session.transport.description,
+            leave,
+            continue_modules=continue_modules,
+            continue_reboots=continue_reboots,
+        )
+        session.start(conversation)
+        return target
+
+    return Opening(opener)
+
+
+def _remote_target(
+    reactor: Any, protocol: ClientProtocol, attached: Attached, continue_modules: bool, continue_reboots: bool
+) -> Target:
+    conversation = Conversation(reactor, protocol, attached.status)
+    protocol.prints_dropped = conversation.prints_dropped
+
+    def leave() -> Deferred[None]:
+        protocol.leave()
+        return protocol.disconnected
+
+    target = Target(
+        conversation,
+        attached.target,
+        attached.description,
+        leave,
+        continue_modules=continue_modules,
+        continue_reboots=continue_reboots,
+    )
+    protocol.user = conversation
+    return target

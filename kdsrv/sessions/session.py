@@ -21,11 +21,11 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from kdsrv.alarm import Alarm
-from kdsrv.errors import KdsrvError, TargetError
+from kdsrv.errors import KdsrvError, PeerError, TargetError
 from kdsrv.kd.api import NO_REPLY, Api, api_number
 from kdsrv.kd.host_link import HostLink, Phase
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.link_driver import LinkDriver
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.status import (
@@ -57,7 +57,8 @@ class Uplink(Protocol):
     """A session as seen by who uses it: the server's own, or one at the other end of a network connection."""
 
     def send_packet(self, packet_type: int, payload: bytes) -> None:
-        """Hand a packet to the target: a request, or the answer to a prompt or a file request."""
+        """Hand a packet to the target: a request, or the answer to a prompt or a file request. PeerError for one that
+        no link can carry."""
         ...
 
     def break_in(self) -> None:
@@ -127,6 +128,7 @@ class Session:
         self._in_flight: int | None = None
         self._quiet_since = clock.seconds()
         self._break_in_since: float | None = None
+        self._break_in_next = False
         self._away: str | None = None
         self._closed = False
 
@@ -149,7 +151,10 @@ class Session:
     # What the user asks for
 
     def send_packet(self, packet_type: int, payload: bytes) -> None:
+        if len(payload) > MAX_PAYLOAD:
+            raise PeerError(why=f"a packet of {len(payload)} bytes is too long for a KD link")
         if packet_type == PacketType.STATE_MANIPULATE:
+            api_number(payload)
             self._requests.append(payload)
             self._next_request()
         elif packet_type in _ANSWERS:
@@ -159,7 +164,9 @@ class Session:
     def break_in(self) -> None:
         now = self._clock.seconds()
         if self.run_state is RunState.HALTED:
-            if self.stop is not None and self._in_flight is None and not self._requests and self.user is not None:
+            if self._is_about_to_run():
+                self._break_in_next = True
+            elif self.stop is not None and self._in_flight is None and not self._requests and self.user is not None:
                 self.user.packet_received(self.stop)
         elif not self.link.breaking_in:
             self._break_in_since = now
@@ -243,10 +250,8 @@ class Session:
             self._set_status(Running())
 
     def _on_stop(self, packet: Packet) -> None:
-        if self._in_flight is not None:
-            if self._in_flight not in NO_REPLY and self.user is not None:
-                self.user.requests_lost(1)
-            self._in_flight = None
+        self._lose_requests(in_flight_only=True)
+        self._break_in_next = False
         self.stop = packet
         self.run_state = RunState.HALTED
         self._break_in_since = None
@@ -263,6 +268,9 @@ class Session:
             self._forget_stop()
             self.run_state = RunState.RUNNING
             self._set_status(Rebooting() if api == Api.REBOOT else Running())
+            if self._break_in_next:
+                self._break_in_next = False
+                self.break_in()
         self._next_request()
 
     def _on_gave_up(self, event: GaveUp) -> None:
@@ -284,11 +292,15 @@ class Session:
             self._in_flight = api_number(payload)
             self.link.send(PacketType.STATE_MANIPULATE, payload, self._clock.seconds())
 
+    def _is_about_to_run(self) -> bool:
+        return self._in_flight in _CONTINUES or any(api_number(payload) in _CONTINUES for payload in self._requests)
+
     def _lose_requests(self, *, in_flight_only: bool = False) -> None:
-        lost = int(self._in_flight is not None)
+        """Those that would get no reply anyway do not count."""
+        lost = int(self._in_flight is not None and self._in_flight not in NO_REPLY)
         self._in_flight = None
         if not in_flight_only:
-            lost += len(self._requests)
+            lost += sum(api_number(payload) not in NO_REPLY for payload in self._requests)
             self._requests.clear()
         if lost and self.user is not None:
             self.user.requests_lost(lost)
@@ -306,7 +318,8 @@ class Session:
                 self.user.status_changed(status)
 
     def _look_later(self) -> None:
-        self._looks.set(self._clock.seconds() + _STATUS_INTERVAL)
+        if not self._closed:
+            self._looks.set(self._clock.seconds() + _STATUS_INTERVAL)
 
     def _look(self) -> None:
         """Nothing is settled yet: say how it stands, and once in a while knock at a target that was lost."""

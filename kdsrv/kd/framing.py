@@ -27,18 +27,9 @@ MAX_ACCEPTED: Final = 8192
 _LEADER: Final = re.compile(rb"0000|iiii")
 _LEADER_BYTES: Final = b"0i"
 _CONTROL: Final = ord("i")
-_DATA_TYPES: Final = frozenset(
-    {
-        PacketType.STATE_CHANGE32,
-        PacketType.STATE_MANIPULATE,
-        PacketType.DEBUG_IO,
-        PacketType.STATE_CHANGE64,
-        PacketType.TRACE_IO,
-        PacketType.CONTROL_REQUEST,
-        PacketType.FILE_IO,
-    }
-)
-_CONTROL_TYPES: Final = frozenset({PacketType.ACKNOWLEDGE, PacketType.RESEND, PacketType.RESET})
+_RESEND: Final = int(PacketType.RESEND)
+_CONTROL_TYPES: Final = frozenset(map(int, (PacketType.ACKNOWLEDGE, PacketType.RESEND, PacketType.RESET)))
+_DATA_TYPES: Final = frozenset(map(int, PacketType)) - _CONTROL_TYPES
 
 
 def _unfinished_leader(buffer: bytearray) -> int:
@@ -86,7 +77,7 @@ class HostFramer:
     def next_packet(self) -> HostPacket | None:
         """The next packet on the line, or None until more bytes come."""
         buffer = self._buffer
-        if len(buffer) < self._wanted:
+        if not buffer or len(buffer) < self._wanted:
             return None
         found = _LEADER.search(buffer)
         while found:
@@ -181,6 +172,8 @@ class TargetFramer:
     def next_header(self) -> TargetHeader | None:
         """The next header, or None until more bytes come. Everything before its leader is consumed."""
         buffer = self._buffer
+        if not buffer:
+            return None
         found = _LEADER.search(buffer)
         if not found:
             self._skip(len(buffer) - _unfinished_leader(buffer), len(buffer))
@@ -189,9 +182,9 @@ class TargetFramer:
         if len(buffer) < 6:
             return None
         control = buffer[0] == _CONTROL
-        if control and int.from_bytes(buffer[4:6], "little") == PacketType.RESEND:
+        if control and int.from_bytes(buffer[4:6], "little") == _RESEND:
             del buffer[:6]
-            return TargetHeader(True, PacketType.RESEND, 0, 0, 0)
+            return TargetHeader(True, _RESEND, 0, 0, 0)
         if len(buffer) < HEADER_SIZE:
             return None
         _, packet_type, count, packet_id, wanted_sum = HEADER.unpack_from(buffer)

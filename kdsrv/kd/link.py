@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from kdsrv.kd.packets import INITIAL_ID, MAX_PAYLOAD, Packet, PacketType, encode_control, encode_data
 
@@ -32,6 +32,8 @@ __all__ = [
     "ResendAsked",
     "ResetSeen",
 ]
+
+_ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
 
 
 class BreakIn(NamedTuple):
@@ -152,7 +154,7 @@ class Link(ABC):
         self._output.append(encode_control(packet_type, packet_id))
 
     def _acknowledge(self, packet_id: int) -> None:
-        self._output.append(encode_control(PacketType.ACKNOWLEDGE, packet_id))
+        self._output.append(encode_control(_ACKNOWLEDGE, packet_id))
 
     def _renumber(self, packet_id: int) -> None:
         """Ids have started again: the unacknowledged packet goes out under the new one."""

@@ -72,8 +72,7 @@ def checksum(payload: bytes) -> int:
     """
     if len(payload) <= _CHUNK:
         return adler32(payload, 0) & 0xFFFF
-    view = memoryview(payload)
-    return sum([adler32(view[at : at + _CHUNK], 0) & 0xFFFF for at in range(0, len(payload), _CHUNK)])
+    return sum([adler32(payload[at : at + _CHUNK], 0) & 0xFFFF for at in range(0, len(payload), _CHUNK)])
 
 
 def encode_data(packet_type: int, packet_id: int, payload: bytes) -> bytes:

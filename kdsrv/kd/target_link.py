@@ -27,6 +27,7 @@ _IDS: Final = frozenset({INITIAL_ID, INITIAL_ID | 1})
 _FIXED_SIZE: Final[dict[int, int]] = {PacketType.STATE_MANIPULATE: 56, PacketType.DEBUG_IO: 16, PacketType.FILE_IO: 64}
 """The fixed part of each packet that a debugger sends, in bytes; a shorter one is refused."""
 
+_ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
 _GIVEN_UP: Final[dict[int, bytes]] = {
     PacketType.DEBUG_IO: b"\x30\x32\x00\x00",
     PacketType.STATE_CHANGE64: b"\x31\x30\x00\x00",
@@ -113,7 +114,8 @@ class TargetLink(Link):
             else:
                 header = self._framer.next_header()
                 more = header is not None
-                yield from self._on_break_byte(header is not None)
+                if self._framer.break_seen:
+                    yield from self._on_break_byte(header is not None)
                 if header is not None:
                     yield from self._on_header(header, now)
         self._set_deadline(now)
@@ -142,7 +144,7 @@ class TargetLink(Link):
         self._set_deadline(now)
 
     def _on_break_byte(self, before_leader: bool) -> Iterator[BreakIn]:
-        if self._framer.break_seen and (before_leader or self._break_at_once):
+        if before_leader or self._break_at_once:
             self._framer.break_seen = False
             if self._break_at_once:
                 yield BreakIn()
@@ -163,7 +165,7 @@ class TargetLink(Link):
             self._framer.expect_body(header)
 
     def _on_control(self, header: TargetHeader, now: float) -> Iterator[Event]:
-        if header.type == PacketType.ACKNOWLEDGE:
+        if header.type == _ACKNOWLEDGE:
             if self._unacknowledged is not None and header.id == self._next_id & ~SYNC:
                 yield self._acknowledged(now)
         elif header.type == PacketType.RESEND:

@@ -117,6 +117,16 @@ def test_modules_and_their_headers(machine: SimulatedMachine) -> None:
     assert names == ["ntoskrnl.exe", "hal.dll", "kdcom.dll", "simwork.sys"]
 
 
+def test_the_module_list_stays_whole() -> None:
+    machine = SimulatedMachine(cpus=1, build=17134, service_pack=0, pae_enabled=True)
+    head = machine.version["loaded_module_list"]
+    for number in range(3):
+        machine.load_module(f"m{number}.sys", 0xFFFF_F802_2000_0000 + number * 0x10000, 0x4000)
+    before = list(walk(machine.kernel.memory, head))
+    machine.unload_module("m1.sys")
+    assert list(walk(machine.kernel.memory, head)) == before[:5] + before[6:]
+
+
 def test_exports_and_symbol_records(machine: SimulatedMachine) -> None:
     for module, routines in (
         ("ntoskrnl.exe", machine.kernel.routines),

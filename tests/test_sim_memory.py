@@ -66,7 +66,7 @@ def test_large_pages() -> None:
     assert space.translate(0xFFFF_8000_0040_0000) is None
 
 
-@pytest.mark.parametrize("address", [0, 0x0000_8000_0000_0000, 0x0000_7800_1234_5000, 0xFFFF_7FFF_FFFF_FFFF])
+@pytest.mark.parametrize("address", [0, 0x0000_8000_0000_0000, 0x0000_F800_1234_5000, 0xFFFF_7FFF_FFFF_FFFF])
 def test_what_is_not_canonical_or_not_mapped_is_not_there(address: int) -> None:
     assert make_space().translate(address) is None
 

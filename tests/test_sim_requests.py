@@ -94,6 +94,12 @@ def test_c31_breakpoints(debugger: SimDebugger) -> None:
     assert debugger.ask(Manipulate.write_breakpoint(base + 32))["handle"] == 7
 
 
+def test_c31_one_breakpoint_at_an_address(debugger: SimDebugger) -> None:
+    assert debugger.ask(Manipulate.write_breakpoint(WORKER_BASE + 0x1100))["handle"] == 1
+    reply = debugger.ask(Manipulate.write_breakpoint(WORKER_BASE + 0x1100))
+    assert (reply.status, reply["handle"]) == (Status.UNSUCCESSFUL, 0)
+
+
 def test_c32_a_breakpoint_near_a_stop_is_dead(debugger: SimDebugger) -> None:
     work = debugger.target.machine.kernel.worker_routines["WorkerStep"]
     original = debugger.target.memory.read_virtual(work, 32)
@@ -264,6 +270,8 @@ def test_fill_memory(debugger: SimDebugger) -> None:
     assert physical is not None
     assert debugger.ask(Manipulate.fill_memory(physical, 4, b"x", physical=True)).status == 0
     assert debugger.target.memory.read_virtual(WORKER_BASE + 0x3000, 5) == b"xxxx\0"
+    reply = debugger.ask(Manipulate.fill_memory(POOL_END - 0x180000, 0x7FFFFFFF, b"\0"))
+    assert (reply.status, reply["length"]) == (Status.UNSUCCESSFUL, 1 << 20)
     reply = debugger.ask(Manipulate.fill_memory(POOL_END - 2, 10, b"x"))
     assert (reply.status, reply["length"]) == (Status.UNSUCCESSFUL, 2)
     assert debugger.ask(Manipulate.fill_memory(place, 10, b"")).status == Status.INVALID_PARAMETER

@@ -211,6 +211,28 @@ def test_c51_a_break_in_to_a_stopped_target_arms_one_more_stop(debugger: SimDebu
     assert not debugger.packets
 
 
+def test_c51_the_noted_break_in_comes_before_the_program(debugger: SimDebugger) -> None:
+    work = debugger.target.machine.kernel.worker_routines["WorkerStep"]
+    debugger.ask(Manipulate.write_breakpoint(work))
+    advance(debugger, -1)
+    before = registers(debugger)
+    debugger.target.receive(b"b", debugger.now)
+    debugger.wait(1.1)
+    debugger.stop()
+    stop = run(debugger)
+    after = registers(debugger)
+    assert (stop.program_counter, after["rsp"]) == (before["rip"], before["rsp"])
+    advance(debugger)
+    assert run(debugger).program_counter == work
+
+
+def test_a_step_is_one_of_the_processor_looked_at(debugger: SimDebugger) -> None:
+    debugger.send(Manipulate.switch_processor(1))
+    idle = debugger.stop().program_counter
+    stop = run(debugger, trace=True)
+    assert (stop.processor, stop["exception_code"], stop.program_counter) == (1, Status.SINGLE_STEP, idle + 1)
+
+
 def test_prints_go_out_one_by_one(debugger: SimDebugger) -> None:
     debugger.target.print("while stopped\n", debugger.now)
     debugger.pump()
@@ -255,6 +277,19 @@ def test_a_talkative_target_prints_while_it_runs() -> None:
     debugger.break_in()
     debugger.wait(2.0)
     assert not debugger.packets
+
+
+def test_lines_that_nobody_takes_do_not_pile_up() -> None:
+    target = SimulatedTarget(SimOptions(state="running", print_every=0.25))
+    for quarter in range(1, 4):
+        target.expire(quarter / 4)
+    first = target.take_output()
+    assert b"line 1\n" in first
+    assert first.count(b"line") == 1
+    target.receive(encode_control(PacketType.ACKNOWLEDGE, INITIAL_ID), 0.9)
+    assert target.take_output() == b""
+    target.expire(1.0)
+    assert b"line 4\n" in target.take_output()
 
 
 def test_modules_come_and_go(debugger: SimDebugger) -> None:
@@ -313,6 +348,8 @@ def test_a_bugcheck_prints_stops_and_reboots(debugger: SimDebugger) -> None:
     data = debugger.target.machine.kernel.variables["KiBugcheckData"]
     codes = debugger.ask(Manipulate.read_virtual(data, 24)).data
     assert [codes[0], codes[8], codes[16]] == [0xD1, 1, 2]
+    debugger.send(Manipulate.switch_processor(1))
+    debugger.stop()
     debugger.send(Manipulate.continue2())
     assert debugger.target.state is TargetState.OFF
     debugger.wait(1.0)
@@ -360,6 +397,20 @@ def test_a_module_event_nobody_hears_is_given_up() -> None:
     target.expire(1.0)
     target.expire(2.0)
     assert (target.state, target.deadline) == (TargetState.RUNNING, None)
+
+
+def test_a_file_request_nobody_hears_is_given_up() -> None:
+    target = SimulatedTarget(SimOptions(state="running", retries=2))
+    target.request_file("x.sys", 0.0)
+    assert target.state is TargetState.ASKING
+    target.expire(1.0)
+    target.expire(2.0)
+    assert (target.state, target.deadline) == (TargetState.RUNNING, None)
+    target.take_output()
+    target.reboot(3.0)
+    assert target.state is TargetState.OFF
+    target.expire(3.5)
+    assert b"Windows build" in target.take_output()
 
 
 def test_options_are_checked() -> None:

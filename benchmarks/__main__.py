@@ -51,7 +51,7 @@ def _line(measured: Measured, rows: Sequence[Measured]) -> str:
     line = COLUMNS.format(*named, rate, ratio, p50, p99, cpu, core)
     if measured.ideal and measured.rates:
         line += f"  {statistics.median(measured.rates) / measured.ideal:.1%} of what the line allows"
-    if measured.memory_of and measured.memory_kb is not None:
+    if measured.memory_of and measured.memory_kb:
         line += f"  {measured.memory_kb:.0f} KB {measured.memory_of}"
     return line
 

@@ -7,11 +7,13 @@ The network of a lab lies where the TCP connection of each chain is:
     bridge        debugger =tcp= kdsrv server with --bridge - target
     socat pair    debugger - socat =tcp= socat - target
     connect       debugger - kdsrv connect =tcp= kdsrv server - target
+    python api    program with kdsrv.client =tcp= kdsrv server - target
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +28,16 @@ READY_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Chain:
-    """A started way: where the debugger connects, and which processes are the relays (their processor time counts)."""
+    """A started way: where the debugger connects, and which processes are the relays (their processor time counts).
+
+    `program` is what measures in place of debugger.c, with its arguments.
+    """
 
     name: str
     connect: str
     near: list[Process] = field(default_factory=list)
     far: list[Process] = field(default_factory=list)
+    program: list[str] | None = None
 
     @property
     def relays(self) -> list[Process]:
@@ -84,7 +90,7 @@ def _server(lab: Lab, bridges: dict[str, str]) -> tuple[Process, int]:
     if not (Path(__file__).resolve().parent.parent / "kdsrv" / "cli.py").exists():
         raise UnavailableError("this tree has no kdsrv commands")
     port = lab.network.port()
-    return lab.run.python(_server_arguments(lab, port, bridges), lab.network.far), port
+    return lab.run.python(_server_arguments(lab, port, bridges), lab.network.far, quiet=True), port
 
 
 def _direct(lab: Lab) -> Chain:
@@ -118,11 +124,15 @@ def _socat_pair(lab: Lab) -> Chain:
     return Chain("socat pair", f"unix:{path}", [near], [far])
 
 
+def _kdsrv_string(lab: Lab, port: int) -> str:
+    uplink = f"tcp:server={lab.network.address},port={port}"
+    return f"kdsrv:server=@{{{uplink}}},trans=@{{{lab.kd_string(lab.next_target())}}}"
+
+
 def _connect(lab: Lab) -> Chain:
     server, port = _server(lab, {})
     path = lab.run.path("bridge")
-    uplink = f"tcp:server={lab.network.address},port={port}"
-    string = f"kdsrv:server=@{{{uplink}}},trans=@{{{lab.kd_string(lab.next_target())}}}"
+    string = _kdsrv_string(lab, port)
     command = "import sys; from kdsrv.cli import main; sys.exit(main())"
     near = _retried(lab, server, ["-c", command, "connect", "-k", string, "--unix", path, "--json"])
     return Chain("connect", f"unix:{path}", [near], [server])
@@ -159,7 +169,9 @@ def many(lab: Lab, name: str) -> Chain:
 
 
 def _python_api(lab: Lab) -> Chain:
-    raise UnavailableError("this tree has no kdsrv client")
+    server, port = _server(lab, {})
+    program = [sys.executable, "-m", "benchmarks.bulk", _kdsrv_string(lab, port)]
+    return Chain("python api", "", far=[server], program=program)
 
 
 CHAINS: dict[str, Callable[[Lab], Chain]] = {

@@ -75,7 +75,7 @@ class Subject:
 def standing(lab: Lab, chain: Chain, arguments: Sequence[str]) -> Process:
     """A debugger whose sessions all stand; it measures when it is told to go."""
     command = [lab.run.program("debugger"), "--connect", chain.connect, "--handshake", *arguments]
-    debugger = lab.run.start(command, lab.network.near)
+    debugger = lab.run.start(chain.program or command, lab.network.near)
     debugger.line(REPLY_SECONDS)
     return debugger
 

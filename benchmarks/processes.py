@@ -29,14 +29,22 @@ class UnavailableError(Exception):
 
 
 class Process:
-    """A running child; its standard output is read line by line, its errors go to a file."""
+    """A running child; its standard output is read line by line, its errors go to a file.
 
-    def __init__(self, argv: list[str], errors: IO[bytes]) -> None:
+    A quiet one has its output in that file too: nobody reads it, and a full pipe would stop the child.
+    """
+
+    def __init__(self, argv: list[str], errors: IO[bytes], quiet: bool) -> None:
         self.name = Path(argv[0]).name
         self._errors = errors
         pipe = subprocess.PIPE
         self._popen = subprocess.Popen(
-            argv, stdin=pipe, stdout=pipe, stderr=errors, start_new_session=True, cwd=SOURCES.parent
+            argv,
+            stdin=pipe,
+            stdout=errors if quiet else pipe,
+            stderr=errors,
+            start_new_session=True,
+            cwd=SOURCES.parent,
         )
         self._pending = b""
 
@@ -69,19 +77,20 @@ class Process:
 
     def stop(self) -> str:
         """Ends the child and what it forked (its own process group); gives what it still had to say."""
-        assert self._popen.stdin is not None
-        assert self._popen.stdout is not None
         self._signal(signal.SIGTERM)
         try:
             self._popen.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._signal(signal.SIGKILL)
             self._popen.wait()
-        os.set_blocking(self._popen.stdout.fileno(), False)
-        rest = self._popen.stdout.read() or b""
+        rest = b""
+        if self._popen.stdout:
+            os.set_blocking(self._popen.stdout.fileno(), False)
+            rest = self._popen.stdout.read() or b""
         for stream in (self._popen.stdin, self._popen.stdout, self._errors):
             with contextlib.suppress(OSError):
-                stream.close()
+                if stream:
+                    stream.close()
         return (self._pending + rest).decode(errors="replace")
 
     def _signal(self, number: int) -> None:
@@ -136,20 +145,20 @@ class Run:
         self._count += 1
         return str(self.directory / f"{stem}{self._count}")
 
-    def start(self, argv: list[str], namespace: str | None = None) -> Process:
+    def start(self, argv: list[str], namespace: str | None = None, quiet: bool = False) -> Process:
         """A child in a network namespace (None: this one), which also dies when this process is killed."""
         if not shutil.which(argv[0]):
             raise UnavailableError(f"no {argv[0]} here")
         around = ["nsenter", f"--net={namespace}", "--"] if namespace else []
         if shutil.which("setpriv"):
             around += ["setpriv", "--pdeathsig", "TERM", "--"]
-        child = Process([*around, *argv], open(self.path("errors"), "wb"))  # noqa: SIM115
+        child = Process([*around, *argv], open(self.path("errors"), "wb"), quiet)  # noqa: SIM115
         child.name = Path(argv[0]).name
         self._children.append(child)
         return child
 
-    def python(self, arguments: list[str], namespace: str | None = None) -> Process:
-        return self.start([sys.executable, *arguments], namespace)
+    def python(self, arguments: list[str], namespace: str | None = None, quiet: bool = False) -> Process:
+        return self.start([sys.executable, *arguments], namespace, quiet)
 
     def stop(self, children: Iterable[Process]) -> list[str]:
         """Ends these children, last first; gives what each still said."""

@@ -44,6 +44,7 @@ class LinkDriver:
         self._alarm = Alarm(clock, self._expire)
         self._held = b""
         self._held_until = 0.0
+        self._stopped = False
 
     def bytes_received(self, data: bytes) -> int:
         """The transport brought ``data``; how many bytes the packet being received still lacks."""
@@ -64,6 +65,8 @@ class LinkDriver:
 
     def flush(self, *, may_wait: bool = False) -> None:
         """Write what the link wants written. With ``may_wait`` a lone ACK is held back."""
+        if self._stopped:
+            return
         link = self.link
         output = link.take_output()
         if output:
@@ -80,7 +83,8 @@ class LinkDriver:
         self._alarm.set(deadline)
 
     def stop(self) -> None:
-        """Write nothing more, and leave nothing in the reactor."""
+        """Write nothing more, and leave nothing in the reactor. This is the end of it."""
+        self._stopped = True
         self._held = b""
         self._alarm.stop()
 

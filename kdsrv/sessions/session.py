@@ -7,10 +7,11 @@ change that halted it, so that a debugger that attaches or lost the thread is gi
     run state   becomes       when
     any         halted        a state change arrives
     halted      running       Continue, Continue2, Reboot or CauseBugCheck is acknowledged
-    any         unknown       the line is away, or the target stops acknowledging
+    any         running       the target asks for a file or a string; if unknown, anything else that is no reply
+    any         unknown       the line is away, the link is being reset, or the target stops acknowledging
 
-Requests that come while the target runs wait until it halts. Nothing here is done per packet but what the table of
-packets in ``_on_packet`` says.
+Requests wait until the target halts, which one that is halted says again after a reset. Nothing here is done per packet
+but what ``_on_packet`` says.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from kdsrv.alarm import Alarm
 from kdsrv.errors import KdsrvError, PeerError, TargetError
-from kdsrv.kd.api import NO_REPLY, Api, api_number
+from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
 from kdsrv.kd.host_link import HostLink, Phase
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
 from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.link_driver import LinkDriver
 from kdsrv.sessions.lease import Lease
+from kdsrv.sessions.outbox import is_print
 from kdsrv.sessions.status import (
     BreakingIn,
     Interrupted,
@@ -44,21 +46,22 @@ from kdsrv.transports.transport import Transport
 
 __all__ = ["Session", "SessionUser", "Uplink"]
 
-_CONTINUES: Final = frozenset({Api.CONTINUE, Api.CONTINUE2, Api.REBOOT, Api.CAUSE_BUG_CHECK})
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
 _ANSWERS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
 _STATUS_INTERVAL: Final = 1.0
 """Seconds between two looks at a line on which nothing is settled."""
 _PROBE_EVERY: Final = 5
 """Looks at a lost target between two RESETs."""
+_OVERDUE: Final = 3.0
+"""Seconds after which a break-in is no longer held back by a request that the target has taken and does not answer."""
 
 
 class Uplink(Protocol):
     """A session as seen by who uses it: the server's own, or one at the other end of a network connection."""
 
     def send_packet(self, packet_type: int, payload: bytes) -> None:
-        """Hand a packet to the target: a request, or the answer to a prompt or a file request. PeerError for one that
-        no link can carry."""
+        """Hand a packet to the target: a request, or the answer to a prompt or a file request (to none: it is dropped).
+        PeerError for one that no link can carry."""
         ...
 
     def break_in(self) -> None:
@@ -126,8 +129,11 @@ class Session:
         self._looked = 0
         self._requests: deque[bytes] = deque()
         self._in_flight: int | None = None
-        self._quiet_since = clock.seconds()
+        self._asked_at = 0.0
+        self._question: int | None = None
+        self._heard_at = clock.seconds()
         self._break_in_since: float | None = None
+        self._heard_before_break_in = 0
         self._break_in_next = False
         self._away: str | None = None
         self._closed = False
@@ -157,53 +163,56 @@ class Session:
             api_number(payload)
             self._requests.append(payload)
             self._next_request()
-        elif packet_type in _ANSWERS:
+        elif packet_type == self._question:
+            self._question = None
             self.link.send(packet_type, payload, self._clock.seconds())
         self._driver.flush()
 
     def break_in(self) -> None:
-        now = self._clock.seconds()
-        if self.run_state is RunState.HALTED:
-            if self._is_about_to_run():
-                self._break_in_next = True
-            elif self.stop is not None and self._in_flight is None and not self._requests and self.user is not None:
-                self.user.packet_received(self.stop)
-        elif not self.link.breaking_in:
-            self._break_in_since = now
-            self.link.break_in(now)
-            self._driver.flush()
-            self._look_later()
+        if self.run_state is not RunState.HALTED or self._in_flight in RUNS_TARGET:
+            self._send_break_in()
+        elif any(api_number(payload) in RUNS_TARGET for payload in self._requests):
+            self._break_in_next = True
+        elif self._in_flight is None:
+            if self.stop is not None and not self._requests:
+                self._give(self.stop)
+        elif not self.link.missing and self._clock.seconds() >= self._asked_at + _OVERDUE:
+            self._lose_requests()
+            self._reset()
+            self._send_break_in()
 
     def resync(self) -> None:
-        busy = self._in_flight is not None or self.link.backlog > 0
+        in_step = self.link.phase is Phase.SYNCED and self.run_state is not RunState.UNKNOWN
+        in_step = in_step and self._in_flight is None and not self.link.backlog
         self._requests.clear()
         self._in_flight = None
-        user = self.user
-        if user is None:
+        self._break_in_next = False
+        if self.user is None:
             return
-        user.resynced()
-        if self.link.phase is Phase.SYNCED and not busy and self.run_state is not RunState.UNKNOWN:
+        self.user.resynced()
+        if in_step:
             if self.stop is not None:
-                user.packet_received(self.stop)
-        elif self.link.phase is not Phase.RESETTING or busy:
-            self._driver.run(self.link.resync(self._clock.seconds()))
+                self._give(self.stop)
+        elif self.link.phase is not Phase.RESETTING:
+            self._reset()
 
     # What the transport brings
 
     def bytes_received(self, data: bytes) -> int:
+        self._heard_at = self._clock.seconds()
         return self._driver.bytes_received(data)
 
     def transport_interrupted(self, why: str) -> None:
         self._away = why
-        self._forget_stop()
         self._lose_requests()
+        self._reset()
         self._set_status(Interrupted(why))
 
     def transport_resumed(self) -> None:
         self._away = None
-        self._driver.run(self.link.resync(self._clock.seconds()))
+        self._heard_at = self._clock.seconds()
+        self._reset()
         self._set_status(Quiet(0.0))
-        self._look_later()
 
     def transport_lost(self, reason: TargetError) -> None:
         user = self.user
@@ -223,77 +232,96 @@ class Session:
             self._on_gave_up(event)
         elif isinstance(event, ResetSeen):
             self._lose_requests(in_flight_only=True)
+            self._forget_stop()
 
     def _write(self, data: bytes) -> None:
         if self._away is None:
             self.transport.write(data)
 
     def _on_packet(self, packet: Packet) -> None:
-        user = self.user
         if packet.type == PacketType.STATE_MANIPULATE:
-            if self._in_flight is None or api_number(packet.payload) != self._in_flight:
+            if self._in_flight is None or packet.payload[:4] != self._in_flight.to_bytes(4, "little"):
                 self.orphans += 1
                 return
             self._in_flight = None
-            if user is not None:
-                user.packet_received(packet)
+            self._give(packet)
             self._next_request()
-            return
-        if packet.type in _STOPS:
+        elif packet.type in _STOPS:
             self._on_stop(packet)
-        if user is not None:
-            user.packet_received(packet)
-        if packet.type in _STOPS:
+            self._give(packet)
             self._next_request()
-        elif self.run_state is RunState.UNKNOWN:
+        else:
+            if packet.type in _ANSWERS and not is_print(packet):
+                self._question = packet.type
+                self._on_running()
+            elif self.run_state is RunState.UNKNOWN:
+                self._on_running()
+            self._give(packet)
+
+    def _on_stop(self, packet: Packet) -> None:
+        """The target halted, or says so again. A request that it has not taken yet is still going to be answered."""
+        if self._in_flight in NO_REPLY or not self.link.backlog:
+            self._lose_requests(in_flight_only=True)
+        self.stop = packet
+        self.run_state = RunState.HALTED
+        self._question = self._break_in_since = None
+        self._set_status(describe_stop(packet))
+
+    def _on_running(self) -> None:
+        """The target does what one that is halted does not do."""
+        if self.run_state is not RunState.RUNNING:
+            self._lose_requests(in_flight_only=True)
+            self.stop = None
             self.run_state = RunState.RUNNING
             self._set_status(Running())
 
-    def _on_stop(self, packet: Packet) -> None:
-        self._lose_requests(in_flight_only=True)
-        self._break_in_next = False
-        self.stop = packet
-        self.run_state = RunState.HALTED
-        self._break_in_since = None
-        self._set_status(describe_stop(packet))
-
     def _on_acknowledged(self, event: Acknowledged) -> None:
         api = self._in_flight
-        if event.type != PacketType.STATE_MANIPULATE or api is None or api not in NO_REPLY:
-            return
-        if api == Api.SWITCH_PROCESSOR:
+        if event.type != PacketType.STATE_MANIPULATE or api not in NO_REPLY or api == Api.SWITCH_PROCESSOR:
             return
         self._in_flight = None
-        if api in _CONTINUES:
-            self._forget_stop()
+        if api in RUNS_TARGET:
+            self.stop = None
             self.run_state = RunState.RUNNING
             self._set_status(Rebooting() if api == Api.REBOOT else Running())
-            if self._break_in_next:
-                self._break_in_next = False
-                self.break_in()
         self._next_request()
 
     def _on_gave_up(self, event: GaveUp) -> None:
         if event.type == PacketType.RESET:
-            if self.run_state is RunState.HALTED:
-                self._forget_stop()
-                self._set_status(Lost(event.why))
             self._look_later()
-        elif event.type == PacketType.STATE_MANIPULATE or event.type in _ANSWERS:
-            self._lose_requests()
-            if self.link.phase is Phase.UNKNOWN:
+            return
+        continued = self._in_flight in RUNS_TARGET
+        self._lose_requests()
+        if self.link.phase is Phase.UNKNOWN:
+            if continued:
+                # perhaps only the ACK got lost, and it runs: a RESET tells, for a target that is halted answers it
+                self._reset()
+            else:
                 self._forget_stop()
                 self._set_status(Lost(event.why))
-                self._look_later()
 
     def _next_request(self) -> None:
         if self._requests and self._in_flight is None and self.run_state is RunState.HALTED:
             payload = self._requests.popleft()
             self._in_flight = api_number(payload)
-            self.link.send(PacketType.STATE_MANIPULATE, payload, self._clock.seconds())
+            self._asked_at = now = self._clock.seconds()
+            self.link.send(PacketType.STATE_MANIPULATE, payload, now)
+            if self._break_in_next and self._in_flight in RUNS_TARGET:
+                self._send_break_in()
 
-    def _is_about_to_run(self) -> bool:
-        return self._in_flight in _CONTINUES or any(api_number(payload) in _CONTINUES for payload in self._requests)
+    def _send_break_in(self) -> None:
+        self._break_in_next = False
+        if not self.link.breaking_in:
+            self._break_in_since = now = self._clock.seconds()
+            self._heard_before_break_in = self.link.counters.bytes_received
+            self.link.break_in(now)
+            self._driver.flush()
+            self._look_later()
+
+    def _reset(self) -> None:
+        """Have the link begin anew; a target that is halted says so again."""
+        self._forget_stop()
+        self._driver.run(self.link.resync(self._clock.seconds()))
 
     def _lose_requests(self, *, in_flight_only: bool = False) -> None:
         """Those that would get no reply anyway do not count."""
@@ -302,14 +330,20 @@ class Session:
         if not in_flight_only:
             lost += sum(api_number(payload) not in NO_REPLY for payload in self._requests)
             self._requests.clear()
+            self._break_in_next = False
         if lost and self.user is not None:
             self.user.requests_lost(lost)
 
     # What there is to say
 
+    def _give(self, packet: Packet) -> None:
+        if self.user is not None:
+            self.user.packet_received(packet)
+
     def _forget_stop(self) -> None:
-        self.stop = None
+        self.stop = self._question = None
         self.run_state = RunState.UNKNOWN
+        self._look_later()
 
     def _set_status(self, status: Status) -> None:
         if status != self.status:
@@ -324,16 +358,20 @@ class Session:
     def _look(self) -> None:
         """Nothing is settled yet: say how it stands, and once in a while knock at a target that was lost."""
         now = self._clock.seconds()
+        counters = self.link.counters
         self._looked += 1
+        if self._away is not None:
+            return
         if self._break_in_since is not None:
-            self._set_status(BreakingIn(round(now - self._break_in_since), self.link.counters.bytes_received))
-        elif self.run_state is not RunState.UNKNOWN or self._away is not None:
+            came = counters.bytes_received - self._heard_before_break_in
+            self._set_status(BreakingIn(round(now - self._break_in_since), came))
+        elif self.run_state is not RunState.UNKNOWN:
             return
         elif isinstance(self.status, Lost):
             if self._looked % _PROBE_EVERY == 0:
-                self._driver.run(self.link.resync(now))
-        elif self.link.noise and not self.link.counters.packets_received:
+                self._reset()
+        elif self.link.noise and not counters.packets_received:
             self._set_status(Noise(self.link.noise))
         else:
-            self._set_status(Quiet(round(now - self._quiet_since)))
+            self._set_status(Quiet(round(now - self._heard_at)))
         self._look_later()

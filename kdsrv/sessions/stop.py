@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kdsrv.errors import PeerError
-from kdsrv.kd.packets import Packet
+from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.kd.state_change import COMMAND_STRING, LOAD_SYMBOLS, StateChange
 from kdsrv.sessions.status import Halted, HaltReason
 
 __all__ = ["describe_stop"]
 
+_UNREADABLE: Final = Halted(0, HaltReason.COMMAND, text="of a kind that kdsrv cannot read")
+
 
 def describe_stop(packet: Packet) -> Halted:
     """Why and where the target halted. One that cannot be read (an old or unknown form) is said to be so."""
+    if packet.type != PacketType.STATE_CHANGE64:
+        return _UNREADABLE
     try:
         change = StateChange.decode(packet.payload)
         processor, counter = change.processor, change.program_counter
@@ -25,4 +31,4 @@ def describe_stop(packet: Packet) -> Halted:
         code = change["exception_code"]
         return Halted(processor, HaltReason.of_exception(code), code, counter)
     except (PeerError, KeyError):
-        return Halted(0, HaltReason.COMMAND, text="of a kind that kdsrv cannot read")
+        return _UNREADABLE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -53,18 +52,29 @@ class BackgroundProgram:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        ended = self._end()
+        if error is not None:
+            print(f"\n{self}")  # noqa: T201
+        elif not ended:
+            pytest.fail(f"did not end on SIGTERM in {_ENDING} s: {self}")
+
+    def stop(self) -> None:
+        """End it before the test ends."""
+        if not self._end():
+            pytest.fail(f"did not end on SIGTERM in {_ENDING} s: {self}")
+
+    def _end(self) -> bool:
+        """Whether it ended when told to; it is gone in any case."""
+        self.process.terminate()
         try:
             self.process.wait(_ENDING)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            if error is None:
-                pytest.fail(f"{self} did not end on SIGTERM in {_ENDING} s")
+            return False
         finally:
             self._reader.join(_ENDING)
-        if error is not None:
-            print(f"\n{self}")  # noqa: T201
+        return True
 
     def wait_for(self, pattern: str, *, limit: float = 20) -> re.Match[str]:
         """Wait until the output has a match. The test fails when the limit is over, or the program, before that."""

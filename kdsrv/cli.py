@@ -79,9 +79,12 @@ def _status(result: int | Failure) -> int:
     if result.check(CancelledError):
         return 0
     if result.check(KdsrvError):
-        sys.stderr.write(f"kdsrv: {result.value}\n")
+        text = f"kdsrv: {result.value}\n"
     else:
-        sys.stderr.write(f"kdsrv: an error inside kdsrv; please report it:\n{result.getTraceback()}")
+        text = f"kdsrv: an error inside kdsrv; please report it:\n{result.getTraceback()}"
+    with suppress(OSError):  # nobody reads it any more
+        sys.stderr.write(text)
+        sys.stderr.flush()
     return 1
 
 

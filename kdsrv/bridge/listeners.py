@@ -192,11 +192,15 @@ def listen_on_unix(reactor: Any, path: Path, accept: Accept) -> SocketListener:
 
 
 def listen_on_pty(reactor: Any, accept: Accept, link: Path | None = None) -> PtyListener:
-    """Let debuggers in on a new pty; ``link`` is a symbolic link to make to it. SetupError if there is none."""
+    """Let debuggers in on a new pty; ``link`` is a symbolic link to make to it, in place of an older one. SetupError if
+    there is no pty, or something else where the link belongs."""
+    if link is not None and not link.is_symlink() and os.path.lexists(link):
+        raise SetupError(why=f"the bridge cannot link {link} to its pty: something else is there")
     try:
         return PtyListener(reactor, accept, link)
     except OSError as error:
-        raise SetupError(why=f"the bridge cannot make a pty: {error.strerror}") from None
+        where = f" at {error.filename2}" if error.filename2 else ""
+        raise SetupError(why=f"the bridge cannot make a pty{where}: {error.strerror}") from None
 
 
 def _remove_stale(path: Path) -> None:

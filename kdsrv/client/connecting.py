@@ -7,9 +7,15 @@ import os
 import socket
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError, TimeoutError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from typing_extensions import override
@@ -68,6 +74,8 @@ async def _connect(
 ) -> tuple[ClientProtocol, Attached]:
     try:
         protocol = await endpoint.connect(_OneSession(reactor, trans, client))
+    except ConnectingCancelledError:
+        raise CancelledError from None
     except ConnectionRefusedError:
         raise ServerUnreachable(address=address, why="nobody listens there; is the server running?") from None
     except DNSLookupError:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from kdsrv.bridge.bridge import Bridge
 from kdsrv.bridge.listeners import Listener, listen_on_pty, listen_on_tcp, listen_on_unix
@@ -63,29 +64,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
-    """Hold the session until cancelled; fires with the exit status. Raises or fails with a KdsrvError."""
-    spec = parse_kdsrv_string(options.string)
-    screen = Screen(as_json=options.json)
-    desk = Desk(reactor, spec, screen, reconnect=not options.no_reconnect)
-    return Deferred.fromCoroutine(_hold(desk, options, screen))
+    """Hold the session until cancelled; fires with the exit status, or fails with a KdsrvError."""
+    return Deferred.fromCoroutine(_run(reactor, options, Screen(as_json=options.json)))
 
 
-async def _hold(desk: Desk, options: argparse.Namespace, screen: Screen) -> int:
+async def _run(reactor: Any, options: argparse.Namespace, screen: Screen) -> int:
     try:
-        await desk.open(options.tcp or [], options.unix or [], options.pty or [])
-        await desk.ended
+        spec = parse_kdsrv_string(options.string)
+        tcp = [_tcp_address(text) for text in options.tcp or []]
+        await _hold(Desk(reactor, spec, screen, reconnect=not options.no_reconnect), tcp, options)
     except CancelledError:
         return 0
     except KdsrvError as error:
-        screen.end()
         if not options.json:
             raise
-        screen.report("error", "", code=error.code, message=str(error))
+        screen.report("error", "", code=error.code, message=str(error.args[0]))
         return 1
     finally:
-        desk.close()
         screen.end()
     return 0
+
+
+async def _hold(desk: Desk, tcp: list[tuple[str, int]], options: argparse.Namespace) -> None:
+    try:
+        await desk.open(tcp, options.unix or [], options.pty or [])
+        await desk.ended
+    finally:
+        desk.close()
 
 
 class Desk:
@@ -105,17 +110,18 @@ class Desk:
         self._bridge: Bridge | None = None
         self._listeners: list[Listener] = []
         self._again: Deferred[None] | None = None
+        screen.gone = lambda: self._end(SetupError(why="nobody reads what is said here any more"))
 
-    async def open(self, tcp: list[str], unix: list[str], pty: list[str]) -> None:
+    async def open(self, tcp: list[tuple[str, int]], unix: list[str], pty: list[str]) -> None:
         """Attach to the target, then open the bridges and say how debuggers reach them."""
         session, attached = await connect(self._reactor, self._spec)
         self._session = session
         self._bridge = session.user = Bridge(self._reactor, session, self, ack_delay=ACK_DELAY)
         self._say_attached(attached)
         if not (tcp or unix or pty):
-            tcp, unix = [f"{_LOOPBACK}:0"], [_DEFAULT]
-        for address in tcp:
-            self._offer(listen_on_tcp(self._reactor, *_tcp_address(address), self._debugger_comes), "tcp")
+            tcp, unix = [(_LOOPBACK, 0)], [_DEFAULT]
+        for host, port in tcp:
+            self._offer(listen_on_tcp(self._reactor, host, port, self._debugger_comes), "tcp")
         for path in unix:
             place = _default_socket(self._spec) if path == _DEFAULT else Path(path)
             self._offer(listen_on_unix(self._reactor, place, self._debugger_comes), "unix")
@@ -157,13 +163,21 @@ class Desk:
     def session_lost(self, reason: KdsrvError) -> None:
         self._session = None
         if not self._reconnect:
-            self.ended.errback(reason)
+            self._end(reason)
             return
         self._screen.report("lost", f"the session is lost: {reason}", code=reason.code, message=str(reason))
         self._again = Deferred.fromCoroutine(self._connect_again())
-        self._again.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._again.addErrback(self._not_again)
 
     # How it works
+
+    def _end(self, reason: KdsrvError | Failure) -> None:
+        if not self.ended.called:
+            self.ended.errback(reason)
+
+    def _not_again(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._end(failure)
 
     async def _connect_again(self) -> None:
         assert self._bridge is not None

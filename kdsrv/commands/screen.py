@@ -7,7 +7,9 @@ no terminal, a change is a line of its own, and a change of nothing but a number
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from typing import Final, TextIO
 
 from kdsrv.sessions.status import BreakingIn, Noise, Quiet, Status
@@ -20,24 +22,29 @@ _TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind})
 
 
 class Screen:
-    """``report`` is for events, ``live`` for the status. With ``as_json`` both become JSON objects, one a line."""
+    """``report`` is for events, ``live`` for the status. With ``as_json`` both become JSON objects, one a line.
+
+    ``gone`` is called, once, when whoever read this does so no more.
+    """
 
     def __init__(self, *, as_json: bool, people: TextIO | None = None, programs: TextIO | None = None) -> None:
         self._json = as_json
         self._people = sys.stderr if people is None else people
         self._programs = sys.stdout if programs is None else programs
         self._terminal = self._people.isatty()
+        self.gone: Callable[[], None] = _nothing
         self._live = ""
-        self._kind = ""
+        self._last: Status | None = None
+        self._is_read = True
 
     def report(self, event: str, sentence: str, **facts: object) -> None:
         """Something happened. ``sentence`` is for people, ``event`` and ``facts`` for programs."""
         if self._json:
             self._write_json({"event": event, **facts})
             return
+        self._last = None
         clear = _CLEAR if self._terminal else ""
-        self._people.write(f"{clear}{sentence}\n{self._live if self._terminal else ''}")
-        self._people.flush()
+        self._write(self._people, f"{clear}{sentence}\n{self._live if self._terminal else ''}")
 
     def live(self, status: Status) -> None:
         """How things stand now."""
@@ -45,20 +52,43 @@ class Screen:
             self._write_json({"event": "status", **status.to_json()})
             return
         if self._terminal:
-            self._live = f"[{status.sentence()}]"
-            self._people.write(f"{_CLEAR}{self._live}")
-        elif status.kind != self._kind or status.kind not in _TICKING:
-            self._kind = status.kind
-            self._people.write(f"{status.sentence()}\n")
-        self._people.flush()
+            self._live = self._cut(f"[{status.sentence()}]")
+            self._write(self._people, f"{_CLEAR}{self._live}")
+        elif self._is_news(status):
+            self._last = status
+            self._write(self._people, f"{status.sentence()}\n")
 
     def end(self) -> None:
         """Leave the live line behind."""
         if self._live and not self._json:
             self._live = ""
-            self._people.write("\n" if self._terminal else "")
-            self._people.flush()
+            self._write(self._people, "\n")
+
+    def _is_news(self, status: Status) -> bool:
+        last = self._last
+        return last is None or (status != last and (status.kind != last.kind or status.kind not in _TICKING))
+
+    def _cut(self, line: str) -> str:
+        """As much of a line as fits on one row: a row is all that can be cleared again."""
+        columns = os.get_terminal_size(self._people.fileno()).columns
+        return line[: columns - 1] if columns else line
 
     def _write_json(self, value: dict[str, object]) -> None:
-        self._programs.write(json.dumps(value) + "\n")
-        self._programs.flush()
+        self._write(self._programs, json.dumps(value) + "\n")
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        if not self._is_read:
+            return
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:
+            self._is_read = False
+            # what is left in the stream would fail again at the end of the program, and change its exit status
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+            self.gone()
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -12,7 +12,7 @@ that fails, it fails each time the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from twisted.internet.address import IPv4Address
@@ -77,7 +77,7 @@ class MemoryTransport:
             self.bytes_written += len(data)
             self.other._arrive(bytes(data))
 
-    def writeSequence(self, data: list[bytes]) -> None:  # noqa: N802  # the name is ITransport's
+    def writeSequence(self, data: Iterable[bytes]) -> None:  # noqa: N802  # the name is ITransport's
         """Send several pieces to the other end."""
         self.write(b"".join(data))
 
@@ -229,7 +229,7 @@ class MemoryLab:
     def close(self) -> None:
         """End everything; nothing is left in the clock."""
         self.server.stopFactory()
-        self.directory.close_all()
+        self.run(self.directory.close_all())
         self.targets.stop()
         self.advance(0)
 

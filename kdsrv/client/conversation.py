@@ -5,6 +5,10 @@
     halted      running    we send a Continue or the like
     any         as told    the session's status tells of a target that is not halted
 
+A request that is not answered in ``reply_limit`` seconds is given up, and with it all that wait behind it: headers of KD
+packets have no checksum, so a target may acknowledge a damaged request and never answer it. A resync brings both ends
+together again.
+
 The same stop may come twice, for a break-in may cross it on the way. So after a Continue a state change equal to the
 last one is no new stop, until the session has told that the target runs.
 """
@@ -20,6 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kdsrv.alarm import Alarm
 from kdsrv.client.events import (
     Event,
     EventsDropped,
@@ -45,7 +50,7 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.manipulate import Manipulate
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.kd.state_change import StateChange
 from kdsrv.sessions.session import Uplink
 from kdsrv.sessions.status import HaltReason, RunState, Status
@@ -56,6 +61,7 @@ __all__ = ["Conversation"]
 T = TypeVar("T")
 
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
+_REPLY_LIMIT: Final = 15.0
 
 
 class Conversation:
@@ -75,6 +81,7 @@ class Conversation:
         self.ended: SessionEnded | None = None
         self.pace = Pace()
         self.requests = RequestQueue(self._send_request)
+        self.reply_limit = _REPLY_LIMIT
         self.see_stop: Callable[[Stop], None] = lambda _: None
         self.take_stop: Callable[[Stop], bool] = lambda _: False
         self.see_status: Callable[[Status], None] = lambda _: None
@@ -88,6 +95,9 @@ class Conversation:
         self._streams: WeakSet[EventStream] = WeakSet()
         self._last: Packet | None = None
         self._continued = False
+        self._watch = Alarm(clock, self._look)
+        self._watching = False
+        self._replies_seen = 0
 
     # What a program asks for
 
@@ -178,6 +188,7 @@ class Conversation:
         """The session has ended, for ``reason`` or because we leave: so does whatever waits."""
         if self.ended is not None:
             return
+        self._watch.stop()
         self.ended = SessionEnded(reason)
         self.stop = None
         self.run_state = RunState.UNKNOWN
@@ -210,7 +221,7 @@ class Conversation:
             self._emit(OtherPacket(packet))
 
     def resynced(self) -> None:
-        """Never asked for here."""
+        """What was asked for before is lost already, and what comes now belongs to what was asked for after it."""
 
     def requests_lost(self, count: int) -> None:
         self.requests.lose(count)
@@ -283,7 +294,26 @@ class Conversation:
         self._emit(FileAsked(request, answer))
 
     def _send_request(self, payload: bytes) -> None:
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"a request has at most {MAX_PAYLOAD} bytes, this one {len(payload)}")
+        if not self._watching:
+            self._watch_replies()
         self._uplink.send_packet(PacketType.STATE_MANIPULATE, payload)
+
+    def _watch_replies(self) -> None:
+        self._watching = True
+        self._replies_seen = self.requests.replies
+        self._watch.set(self.clock.seconds() + self.reply_limit)
+
+    def _look(self) -> None:
+        """See whether any reply came since the last look; so one is overdue after one to two limits."""
+        self._watching = False
+        waiting = len(self.requests)
+        if waiting and self.requests.replies == self._replies_seen:
+            self._uplink.resync()
+            self.requests.lose(waiting)
+        elif waiting:
+            self._watch_replies()
 
     def _private_left(self, _: Deferred[Stop]) -> None:
         self._private = None

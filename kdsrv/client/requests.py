@@ -35,9 +35,11 @@ class Asker(Protocol):
 
 
 class RequestQueue:
-    """Who waits for which of the replies that come. ``send`` passes a request on to the session."""
+    """Who waits for which of the replies that come. ``send`` passes a request on to the session; ``replies`` counts
+    those that came."""
 
     def __init__(self, send: Callable[[bytes], None]) -> None:
+        self.replies = 0
         self._send = send
         self._waiting: deque[Asker] = deque()
 
@@ -45,15 +47,16 @@ class RequestQueue:
         return len(self._waiting)
 
     def ask(self, payload: bytes, asker: Asker) -> None:
-        """Send a request that gets a reply."""
-        self._waiting.append(asker)
+        """Send a request that gets a reply; it comes from the reactor, never from in here."""
         self._send(payload)
+        self._waiting.append(asker)
 
     def replied(self, payload: bytes) -> bool:
         """A reply came. False if it is not to the oldest request."""
         waiting = self._waiting
         if not waiting or api_number(payload) != waiting[0].api:
             return False
+        self.replies += 1
         waiting.popleft().replied(payload)
         return True
 

@@ -33,8 +33,8 @@ class DirectWriter:
             handle = transport.getHandle()
             if isinstance(handle, socket.socket):
                 self._socket = handle
-        # a pull producer is called whenever the queue is empty, a push producer only after 64 KB of it; under TLS, where
-        # everything is queued, a pull producer would be called without end
+        # a pull producer is called whenever the queue is empty, a push producer only after 64 KB of it; under TLS,
+        # where everything is queued, a pull producer would be called without end
         transport.registerProducer(self, self._socket is None)
 
     def write(self, data: bytes) -> None:

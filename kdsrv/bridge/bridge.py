@@ -23,7 +23,7 @@ from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.kd.target_link import TargetLink
-from kdsrv.link_driver import LinkDriver
+from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.outbox import DroppedPrints, Outbox, is_print
 from kdsrv.sessions.session import Uplink
 from kdsrv.sessions.status import RunState, Status
@@ -55,12 +55,12 @@ class Bridge:
     """One session's bridge: a SessionUser towards ``uplink``, a Receiver towards the debugger's line."""
 
     def __init__(
-        self, clock: IReactorTime, uplink: Uplink, observer: BridgeObserver, *, ack_delay: float = 0.0
+        self, clock: IReactorTime, uplink: Uplink, observer: BridgeObserver, acks: HeldAcks | None = None
     ) -> None:
         self._clock = clock
         self._uplink = uplink
         self._observer = observer
-        self._ack_delay = ack_delay
+        self._acks = acks
         self._line: Transport | None = None
         self._driver = self._new_driver()
         self._accommodation = Accommodation()
@@ -175,7 +175,7 @@ class Bridge:
 
     def _new_driver(self) -> LinkDriver:
         link = TargetLink(break_at_once=True, forget_on_reset=True, retries=None)
-        return LinkDriver(self._clock, link, self._on_event, self._write, ack_delay=self._ack_delay)
+        return LinkDriver(self._clock, link, self._on_event, self._write, self._acks)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Packet):

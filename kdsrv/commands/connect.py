@@ -23,7 +23,7 @@ from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.packets import Packet, PacketType
-from kdsrv.link_driver import ACK_DELAY
+from kdsrv.link_driver import HeldAcks
 from kdsrv.sessions.status import Interrupted, Status
 from kdsrv.transports.transport import Transport
 from kdsrv.wire.messages import Attached
@@ -116,7 +116,7 @@ class Desk:
         """Attach to the target, then open the bridges and say how debuggers reach them."""
         session, attached = await connect(self._reactor, self._spec)
         self._session = session
-        self._bridge = session.user = Bridge(self._reactor, session, self, ack_delay=ACK_DELAY)
+        self._bridge = session.user = Bridge(self._reactor, session, self, HeldAcks(self._reactor))
         self._say_attached(attached)
         if not (tcp or unix or pty):
             tcp, unix = [(_LOOPBACK, 0)], [_DEFAULT]

@@ -19,7 +19,6 @@ from kdsrv.bridge.listeners import SocketListener, listen_on_tcp, listen_on_unix
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.packets import Packet
-from kdsrv.link_driver import ACK_DELAY
 from kdsrv.sessions.directory import Directory
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
@@ -95,7 +94,7 @@ class BridgeService(Service):
         assert self._line is not None
         self._opening = None
         self._session = session
-        self._bridge = Bridge(self._reactor, session, self, ack_delay=ACK_DELAY)
+        self._bridge = Bridge(self._reactor, session, self, self._directory.acks)
         session.start(self._bridge)
         self._bridge.attach(self._line)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -66,11 +66,11 @@ class KdsrvService(MultiService):
         return [bridge.address for bridge in self._bridges if bridge.address is not None]
 
     @override
-    def stopService(self) -> Deferred[list[object]]:
-        stopped: Deferred[list[object]] = super().stopService()
+    def stopService(self) -> Deferred[Any]:
+        """Stop listening, tell the clients, and let go of the targets; fires a second later at the most."""
+        listening = super().stopService()
         self.factory.stopFactory()
-        self.directory.close_all()
-        return stopped
+        return DeferredList([listening, self.directory.close_all()])
 
 
 class _ListenerService(Service):

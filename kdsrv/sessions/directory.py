@@ -9,7 +9,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from kdsrv.connection_strings import KdSpec, PipeSpec, fill_in
-from kdsrv.link_driver import ACK_DELAY
+from kdsrv.errors import SetupError
+from kdsrv.link_driver import HeldAcks
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.session import Session
 from kdsrv.transports.opener import Opener, target_key
@@ -43,6 +44,8 @@ class Directory:
         self._wall_clock = wall_clock
         self._leases = LeaseBook(_local_time)
         self._sessions: dict[Lease, Session] = {}
+        self._leaving: dict[str, list[Deferred[None]]] = {}
+        self.acks = HeldAcks(reactor)
 
     def __iter__(self) -> Iterator[Session]:
         """The sessions that are open now."""
@@ -56,18 +59,40 @@ class Directory:
         return Deferred.fromCoroutine(self._open(spec, holder, address))
 
     def close(self, session: Session) -> None:
-        """The holder has left: the target stays as it is and is free for the next."""
-        session.close()
+        """The holder has left: the target stays as it is, and is free for the next as soon as its line is quiet."""
+        self._leaving.setdefault(session.lease.target, [])
+        session.leave(lambda: self._gone(session))
+
+    def close_all(self) -> Deferred[None]:
+        """The server ends; fires when every line is closed, a second later at the most."""
+        for session in self:
+            if session.lease.target not in self._leaving:
+                user = session.user
+                self.close(session)
+                if user is not None:
+                    user.session_lost(SetupError(why="the server is shutting down"))
+        return Deferred.fromCoroutine(self._all_gone())
+
+    def _gone(self, session: Session) -> None:
         self._sessions.pop(session.lease, None)
         self._leases.release(session.lease)
+        for waiting in self._leaving.pop(session.lease.target, []):
+            waiting.callback(None)
 
-    def close_all(self) -> None:
-        """The server ends."""
-        for session in self:
-            self.close(session)
+    async def _all_gone(self) -> None:
+        for target in tuple(self._leaving):
+            await self._when_gone(target)
+
+    async def _when_gone(self, target: str) -> None:
+        """Wait for the session that is leaving ``target``, if one is."""
+        while target in self._leaving:
+            gone: Deferred[None] = Deferred()
+            self._leaving[target].append(gone)
+            await gone
 
     async def _open(self, wanted: KdSpec | None, holder: str, address: str) -> Session:
         spec = fill_in(wanted, self._environ)
+        await self._when_gone(target_key(spec))
         lease = self._leases.take(target_key(spec), holder, address, self._wall_clock())
         try:
             transport = await self._opener.open(spec)
@@ -75,6 +100,6 @@ class Directory:
             self._leases.release(lease)
             raise
         resets = spec.resets if isinstance(spec, PipeSpec) and spec.resets is not None else _DEFAULT_RESETS
-        session = Session(self._reactor, str(spec), transport, lease, max_resets=resets, ack_delay=ACK_DELAY)
+        session = Session(self._reactor, str(spec), transport, lease, max_resets=resets, acks=self.acks)
         self._sessions[lease] = session
         return session

@@ -17,6 +17,7 @@ but what ``_on_packet`` says.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -27,7 +28,7 @@ from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
 from kdsrv.kd.host_link import HostLink, Phase
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
 from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
-from kdsrv.link_driver import LinkDriver
+from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.outbox import is_print
 from kdsrv.sessions.status import (
@@ -48,6 +49,10 @@ __all__ = ["Session", "SessionUser", "Uplink"]
 
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
 _ANSWERS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
+_LEAVE_LIMIT: Final = 1.0
+"""Seconds that a target has to finish what is on the line when its user leaves."""
+_LAST_BYTES: Final = 64
+"""So many bytes get the time to leave a serial port before it is closed, which drops the rest."""
 _STATUS_INTERVAL: Final = 1.0
 """Seconds between two looks at a line on which nothing is settled."""
 _PROBE_EVERY: Final = 5
@@ -112,7 +117,7 @@ class Session:
         lease: Lease,
         *,
         max_resets: int = 3,
-        ack_delay: float = 0.0,
+        acks: HeldAcks | None = None,
     ) -> None:
         self.name = name
         self.lease = lease
@@ -124,7 +129,7 @@ class Session:
         self.link = HostLink(byte_time=transport.byte_time, resets=max_resets)
         self.orphans = 0
         self._clock = clock
-        self._driver = LinkDriver(clock, self.link, self._on_event, self._write, ack_delay=ack_delay)
+        self._driver = LinkDriver(clock, self.link, self._on_event, self._write, acks)
         self._looks = Alarm(clock, self._look)
         self._looked = 0
         self._requests: deque[bytes] = deque()
@@ -136,6 +141,8 @@ class Session:
         self._heard_before_break_in = 0
         self._break_in_next = False
         self._away: str | None = None
+        self._left: Callable[[], None] | None = None
+        self._settled = False
         self._closed = False
 
     def start(self, user: SessionUser) -> None:
@@ -145,14 +152,41 @@ class Session:
         self._driver.run(self.link.resync(self._clock.seconds()))
         self._look_later()
 
+    def leave(self, left: Callable[[], None]) -> None:
+        """The user has gone: leave the target as it wanted it, let go of its line, and call ``left``.
+
+        What is on the line is finished, and a Continue that was asked for last is still given; the rest of what waits
+        is dropped. All this takes a second at the most. No call to the user follows.
+        """
+        self.user = None
+        if self._closed:
+            left()
+            return
+        self._left = left
+        last = self._requests[-1] if self._requests else b""
+        self._requests.clear()
+        if last and api_number(last) in RUNS_TARGET:
+            self._requests.append(last)
+        self._looks.set(self._clock.seconds() + _LEAVE_LIMIT)
+        self._close_when_settled()
+
     def close(self) -> None:
-        """Leave the target as it is and let go of its line. No call to the user follows."""
+        """Let go of the line now. No call to the user follows."""
         if not self._closed:
             self._closed = True
             self.user = None
             self._driver.stop()
             self._looks.stop()
             self.transport.close()
+            if self._left is not None:
+                self._left()
+
+    def _close_when_settled(self) -> None:
+        if self._settled or self._requests or self._in_flight is not None or self.link.backlog:
+            return
+        self._settled = True
+        self._driver.flush()
+        self._looks.set(self._clock.seconds() + _LAST_BYTES * self.transport.byte_time)
 
     # What the user asks for
 
@@ -200,7 +234,10 @@ class Session:
 
     def bytes_received(self, data: bytes) -> int:
         self._heard_at = self._clock.seconds()
-        return self._driver.bytes_received(data)
+        missing = self._driver.bytes_received(data)
+        if self._left is not None:
+            self._close_when_settled()
+        return missing
 
     def transport_interrupted(self, why: str) -> None:
         self._away = why
@@ -352,11 +389,14 @@ class Session:
                 self.user.status_changed(status)
 
     def _look_later(self) -> None:
-        if not self._closed:
+        if not self._closed and self._left is None:
             self._looks.set(self._clock.seconds() + _STATUS_INTERVAL)
 
     def _look(self) -> None:
         """Nothing is settled yet: say how it stands, and once in a while knock at a target that was lost."""
+        if self._left is not None:
+            self.close()
+            return
         now = self._clock.seconds()
         counters = self.link.counters
         self._looked += 1

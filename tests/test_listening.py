@@ -1,0 +1,174 @@
+"""How far what the command line says may reach, and that what cannot be listened on is a sentence."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+
+from kdsrv.connection_strings import parse_server_string
+from kdsrv.errors import SetupError
+from kdsrv.server.listening import LOOPBACK, endpoint_of_spec, endpoint_of_string, is_confined
+from kdsrv.server.service import KdsrvService
+
+ANYWHERE = ("0.0.0.0", "")
+
+
+def listen(endpoint: Any) -> Any:
+    """The address listened on, which is closed again."""
+    results: list[Any] = []
+    listening: Deferred[Any] = endpoint.listen(Factory())
+    listening.addBoth(results.append)
+    address = results[0].getHost()
+    results[0].connectionLost(None)
+    return address
+
+
+def host_of(text: str, *, open_to_all: bool = False) -> str:
+    host = listen(endpoint_of_string(reactor, text, open_to_all=open_to_all)).host
+    assert isinstance(host, str)
+    return host
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    with socket.socket() as other:
+        other.bind((LOOPBACK, 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.mark.parametrize("text", ["tcp:0", "tcp:port=0", "TCP:0", "tcp:0:backlog=5"])
+def test_no_interface_is_loopback(text: str) -> None:
+    if text[0] == "T":
+        with pytest.raises(SetupError, match="Unknown endpoint type"):
+            host_of(text)
+        return
+    assert is_confined(text)
+    assert host_of(text) == LOOPBACK
+    assert host_of(text, open_to_all=True) in ANYWHERE
+
+
+@pytest.mark.parametrize(
+    "text", ["tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.9", "tcp:interface=127.0.0.1:port=0"]
+)
+def test_loopback_by_name_is_taken(text: str) -> None:
+    assert not is_confined(text)
+    assert host_of(text).startswith("127.")
+
+
+REFUSED = {
+    "tcp:0:interface=0.0.0.0": "reaches beyond this host",
+    "tcp:0:interface=192.0.2.7": "'192.0.2.7' reaches beyond this host",
+    r"tcp:0:interface=\:\:": "'::' reaches beyond this host",
+    "tcp:0:interface=": "interface='' is not an address",
+    "tcp:0:interface=lab": "interface='lab' is not an address",
+    "tcp:0:0.0.0.0": "write the address as interface=",
+    "stdio:": "'stdio:' may reach beyond this host",
+    "systemd:domain=INET:name=x": "systemd",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.items())
+def test_what_reaches_further_is_refused(text: str, words: str) -> None:
+    with pytest.raises(SetupError) as refusal:
+        endpoint_of_string(reactor, text, open_to_all=False)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+WRONG = {
+    "": "Unknown endpoint type",
+    "foo:1": "Unknown endpoint type: 'foo'",
+    "tcp": "not a Twisted endpoint",
+    "tcp:": "not a Twisted endpoint",
+    "tcp:http": "'http'",
+    "tcp:70000": "0 to 65535",
+    "tcp:-1": "0 to 65535",
+    "tcp:1:2:3:4:5": "not a Twisted endpoint",
+    "tcp:1:color=red": "color",
+    "ssl:0": "No such file",
+    "unix:": "names no path",
+    "unix:mode=600": "not a Twisted endpoint",
+    "unix:/tmp/x:mode=rw": "not a Twisted endpoint",
+}
+
+
+@pytest.mark.parametrize("open_to_all", [False, True])
+@pytest.mark.parametrize(("text", "words"), WRONG.items())
+def test_a_wrong_string_is_a_sentence(text: str, words: str, open_to_all: bool, tmp_path: Path) -> None:
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        with pytest.raises(SetupError) as refusal:
+            endpoint_of_string(reactor, text, open_to_all=open_to_all)
+    finally:
+        os.chdir(before)
+    assert words in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("open_to_all", [False, True])
+@pytest.mark.parametrize("folder", ["plain", "mode=777"])
+def test_a_unix_socket_is_for_its_owner(folder: str, open_to_all: bool, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / "socket"
+    text = f"unix:{str(path).replace('=', chr(92) + '=')}"
+    listening: Deferred[Any] = endpoint_of_string(reactor, text, open_to_all=open_to_all).listen(Factory())
+    ports: list[Any] = []
+    listening.addCallback(ports.append)
+    assert path.stat().st_mode & 0o777 == 0o600
+    ports[0].connectionLost(None)
+
+
+def test_strings_of_kdsrv_exe(busy: int) -> None:
+    endpoint = endpoint_of_spec(reactor, parse_server_string(f"tcp:port={busy}:{busy + 5}"), open_to_all=False)
+    address = listen(endpoint)
+    assert address.host == LOOPBACK
+    assert busy < address.port <= busy + 5
+    for text, word in {
+        "npipe:pipe=x": "npipe:",
+        "ssl:proto=tls1,port=1,machuser": "ssl:",
+        "tcp:port=1,password=hunter2": "password=",
+        "tcp:port=1,clicon=lab": "clicon=",
+    }.items():
+        with pytest.raises(SetupError, match=word) as refusal:
+            endpoint_of_spec(reactor, parse_server_string(text), open_to_all=True)
+        assert "not offered by this version" in str(refusal.value)
+        assert "hunter2" not in str(refusal.value)
+
+
+def test_a_service_that_cannot_listen_says_where_and_why(busy: int, tmp_path: Path) -> None:
+    places = {
+        f"tcp:{busy}": f"127.0.0.1:{busy}: Address already in use",
+        f"unix:{tmp_path}/{'x' * 120}": "AF_UNIX path too long",
+        f"unix:{tmp_path}/no/where": f"{tmp_path}/no/where: No such file or directory",
+    }
+    for text, words in places.items():
+        service = KdsrvService(reactor, [endpoint_of_string(reactor, text, open_to_all=False)])
+        with pytest.raises(SetupError) as refusal:
+            service.privilegedStartService()
+        assert words in str(refusal.value)
+        assert "b'" not in str(refusal.value)
+
+
+def test_a_service_may_be_started_again(busy: int) -> None:
+    """What was in the way the first time is not held against it."""
+    with socket.socket() as other:
+        other.bind((LOOPBACK, 0))
+        other.listen()
+        port = other.getsockname()[1]
+        service = KdsrvService(reactor, [endpoint_of_string(reactor, f"tcp:{port}", open_to_all=False)])
+        with pytest.raises(SetupError):
+            service.startService()
+    service.startService()
+    assert [each.getHost().port for each in service.ports] == [port]
+    for each in service.ports:
+        each.connectionLost(None)

@@ -123,7 +123,7 @@ def test_break_in_into_a_running_target(lab: MemoryLab, where: str) -> None:
     target = attach(lab, where, "sim:state=running")
     lab.advance(5)
     assert target.run_state is RunState.UNKNOWN
-    with pytest.raises(TargetRunning, match="no byte from the target for . s"):
+    with pytest.raises(TargetRunning, match="no byte from the target for"):
         lab.run(target.read_virtual(KERNEL_BASE, 1))
     assert lab.run(target.break_in()).reason is HaltReason.BREAKPOINT
 

@@ -294,6 +294,49 @@ def test_a_resync_makes_room_and_old_replies_do_not_count() -> None:
     assert client.has_room(READ.payload)
 
 
+def test_lost_requests_make_room_like_replies() -> None:
+    client, server = pair(window=Window(3, 1000))
+    for _ in range(3):
+        server.receive_data(client.send(READ))
+    assert not client.has_room(READ.payload)
+    client.receive_data(server.send(Dropped(requests=2)))
+    assert len(client.outstanding) == len(server.outstanding) == 1
+    for _ in range(2):
+        server.receive_data(client.send(READ))
+    assert not client.has_room(READ.payload)
+    for _ in range(3):
+        client.receive_data(server.send(READ_REPLY))
+    assert client.outstanding.bytes == server.outstanding.bytes == 0
+
+
+def test_prints_that_were_dropped_make_no_room() -> None:
+    client, server = pair(window=Window(1, 1000))
+    server.receive_data(client.send(READ))
+    client.receive_data(server.send(Dropped(prints=5)))
+    assert not client.has_room(READ.payload)
+
+
+def test_more_lost_requests_than_there_are_take_off_what_there_is() -> None:
+    client, server = pair()
+    server.receive_data(client.send(READ))
+    client.receive_data(server.send(Dropped(requests=2**53 - 1)))
+    assert len(client.outstanding) == len(server.outstanding) == 0
+
+
+def test_requests_from_before_a_resync_are_lost_by_the_resync_alone() -> None:
+    client, server = pair(window=Window(3, 1000))
+    for _ in range(2):
+        server.receive_data(client.send(READ))
+    late = server.send(Dropped(requests=2))
+    resync = client.send(Resync())
+    new = client.send(READ)
+    client.receive_data(late)
+    assert len(client.outstanding) == 1
+    server.receive_data(resync + new)
+    client.receive_data(server.send(Resync()))
+    assert len(client.outstanding) == len(server.outstanding) == 1
+
+
 def test_only_resyncs_that_were_sent_are_echoed() -> None:
     client, server = pair()
     with pytest.raises(LocalProtocolError, match="no resync to echo"):
@@ -305,6 +348,7 @@ def test_only_resyncs_that_were_sent_are_echoed() -> None:
 sendable = st.one_of(
     st.sampled_from([*MESSAGES, CONTINUE, PRINT, STOP, BreakIn(), Resync(), Resync()]),
     st.builds(Packet, st.just(2), st.sampled_from([b"\x30\x31\0\0" + bytes(52), b"\x31\x31\0\0" + bytes(300)])),
+    st.builds(Dropped, st.integers(0, 2), st.integers(0, 3)),
 )
 moves = st.lists(st.tuples(st.booleans(), st.one_of(sendable, st.integers(1, 400))), max_size=60)
 
@@ -324,6 +368,8 @@ def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list
         unasked = isinstance(step, Packet) and step.type == 2 and not len(server.outstanding)
         if sender is server and (unasked or server.resyncing):
             step = Resync()
+        elif isinstance(step, Dropped):
+            step = Dropped(step.prints, min(step.requests, len(server.outstanding)))
         try:
             under_way[receiver] += sender.send(step)
         except LocalProtocolError:

@@ -43,7 +43,7 @@ from_server = st.one_of(
     st.builds(ServerHello, versions, lines, st.lists(lines, max_size=3).map(tuple)),
     st.builds(Attached, lines, lines, st.just(HALTED), st.builds(Window, st.integers(1, 999), st.integers(1, 99999))),
     st.builds(StatusReport, st.builds(Quiet, st.floats(0, 1e9))),
-    st.builds(Dropped, st.integers(1, MAX_INTEGER)),
+    st.builds(Dropped, counts, counts),
     st.builds(Ping, counts),
     st.builds(Pong, counts),
     st.builds(Bye, lines),
@@ -67,7 +67,7 @@ GOOD: dict[Role, dict[str, dict[str, Any]]] = {
             "status": {"kind": "running", "run_state": "running", "sentence": "running"},
         },
         "status": {"status": {"kind": "running", "run_state": "running", "sentence": "running"}},
-        "dropped": {"prints": 1},
+        "dropped": {"prints": 1, "requests": 1},
         "ping": {"id": 1},
         "pong": {"id": 1},
         "bye": {"reason": "x"},
@@ -112,6 +112,11 @@ def test_every_member_is_needed_and_typed(role: Role, kind: str, members: dict[s
         for wrong in (True, 1.5, -1, 2**60, "a\nb", "a" * (MAX_TEXT + 1), "\ud800", [1.5], [None], {"kind": 1}):
             with pytest.raises(PeerError):
                 take(role, kind, {**members, name: wrong})
+
+
+def test_json_of_a_loss() -> None:
+    assert encode(Dropped(prints=3)) == b'{"type":"dropped","prints":3,"requests":0}'
+    assert encode(Dropped(requests=2)) == b'{"type":"dropped","prints":0,"requests":2}'
 
 
 def test_no_target_named_is_null_not_absent() -> None:

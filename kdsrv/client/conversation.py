@@ -5,9 +5,9 @@
     halted      running    we send a Continue or the like
     any         as told    the session's status tells of a target that is not halted
 
-A request that is not answered in ``reply_limit`` seconds is given up, and with it all that wait behind it: headers of KD
-packets have no checksum, so a target may acknowledge a damaged request and never answer it. A resync brings both ends
-together again.
+A request that is not answered in ``reply_limit`` seconds is given up, and with it all that wait behind it: headers of
+KD packets have no checksum, so a target may acknowledge a damaged request and never answer it. A resync brings both
+ends together again.
 
 The same stop may come twice, for a break-in may cross it on the way. So after a Continue a state change equal to the
 last one is no new stop, until the session has told that the target runs.

@@ -175,7 +175,7 @@ class ClientProtocol(Protocol):
         elif isinstance(event, Dropped):
             if event.prints and user is not None:
                 self.prints_dropped(event.prints)
-            if event.requests and user is not None:
+            if event.requests and user is not None and not self._connection.resyncing:
                 user.requests_lost(event.requests)
         elif isinstance(event, Ping):
             self._say(Pong(event.id))

@@ -218,11 +218,28 @@ def test_c44_a_pending_state_change_before_the_reset() -> None:
     host = Host()
     host.link.break_in(host.now)
     assert host.resyncs() == BREAK_IN + RESET
-    assert host.hears(stop(BOOT)) == b""
+    assert host.hears(stop(BOOT)) == ack(I0)
     assert host.hears(RESET + stop(I0)) == ack(I0)
     assert host.sends(REQUEST) == req(I0)
     assert host.hears(ack(I0) + reply(I1)) == ack(I1)
-    assert host.events == [ResetSeen(), STOPPED, Acknowledged(2), REPLIED]
+    assert host.events == [STOPPED, Acknowledged(2), REPLIED]
+
+
+def test_c44_a_state_change_without_sync_before_the_reset_is_left_to_be_repeated() -> None:
+    host = Host()
+    assert host.resyncs() == RESET
+    assert host.hears(stop(I1)) == b""
+    assert host.hears(RESET + stop(I0)) == ack(I0)
+    assert host.events == [ResetSeen(), STOPPED]
+
+
+def test_a_target_that_boots_while_resets_go_unheard_is_taken_at_once() -> None:
+    host = Host(resets=0)
+    host.resyncs()
+    host.waits(100.0)
+    assert host.hears(stop(BOOT)) == ack(I0)
+    assert host.sends(REQUEST) == req(I0)
+    assert host.waits(0.4) == []
 
 
 def test_c45_an_old_reply_after_the_reset_is_dropped_and_the_stop_asked_for() -> None:
@@ -349,8 +366,8 @@ def test_c52_a_real_boot(missing: int) -> None:
     written = b""
     for at in range(0, len(came), 7):
         written += host.hears(came[at : at + 7])
-    assert written == ack(I0)
-    assert host.events == [ResetSeen(), Packet(7, came[-272:-1])]
+    assert written == (ack(I0) if missing else ack(I0) * 2)
+    assert host.events == [ResetSeen()] * missing + [Packet(7, came[-272:-1])]
     assert host.link.noise == (287 if missing else 0)
     assert host.sends(REQUEST) == req(I0)
 

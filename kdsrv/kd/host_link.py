@@ -6,8 +6,9 @@ would take for new. The link is therefore in one of three phases, and what a pac
     UNKNOWN    nothing agreed. A packet from the target shows that it listens: it is not acknowledged, a RESET is
                sent instead, and the target repeats it after the RESET. (A packet with the SYNC bit needs no RESET:
                the target has just started its numbering, and says so.)
-    RESETTING  our RESET is on its way. Packets are not taken, for the target repeats whatever we do not acknowledge.
-               Its RESET makes the phase SYNCED; silence leads to another RESET, and after a few to UNKNOWN.
+    RESETTING  our RESET is on its way. Packets are not taken, for the target repeats whatever we do not acknowledge,
+               but for those with the SYNC bit. Its RESET makes the phase SYNCED; silence leads to another RESET, and
+               after a few to UNKNOWN.
     SYNCED     both ends count alike. Packets are taken, acknowledged and delivered once; ours are sent, and repeated
                until they are acknowledged.
 
@@ -161,10 +162,10 @@ class HostLink(Link):
         if not packet.good:
             self.counters.damaged += 1
             self._control(PacketType.RESEND)
-        elif self.phase is _RESETTING:
-            return
         elif packet.id & SYNC:
             yield from self._on_sync(packet, now)
+        elif self.phase is _RESETTING:
+            return
         elif self.phase is _UNKNOWN:
             self._resets_sent = 0
             self._send_reset(now)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from struct import pack, unpack
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sim_debugger import SimDebugger
 
 from kdsrv.kd.amd64 import Context, SpecialRegisters
@@ -317,6 +319,44 @@ def test_nothing_a_debugger_sends_is_an_error_here(api: int) -> None:
         debugger.send(Manipulate(pack("<IHHI", api, 0, 0, 0) + filling * 44, data))
         debugger.wait(1.5)
         assert debugger.target.log[0].kind == api
+
+
+PLACES = st.sampled_from(
+    [KERNEL_BASE, WORKER_BASE + 0x1000, POOL_END - 8, UNMAPPED, 0xFFFF_F780_0000_0000, 0xFFFF_F802_0F00_0180, 0, 0x1000]
+) | st.integers(0, (1 << 64) - 1)
+
+
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.sampled_from(sorted(Api)),
+            st.integers(0, 2),
+            PLACES,
+            st.integers(0, 0x2000) | st.integers(0, (1 << 32) - 1),
+            st.binary(max_size=32) | st.just(b"\0" * 0x800),
+        ),
+        max_size=12,
+    )
+)
+@settings(deadline=None)
+def test_no_order_of_requests_is_an_error_here(requests: list[tuple[Api, int, int, int, bytes]]) -> None:
+    """Not even those that destroy the machine: page tables, the stack, the kernel's own structures."""
+    debugger = SimDebugger()
+    for api, processor, place, number, data in requests:
+        union = pack("<QIIQQQ", place, number, number & 3, place, place, place)
+        debugger.send(Manipulate(pack("<IHHII", api, 0, processor, 0, 0) + union, data))
+        debugger.link.break_in(debugger.now)
+        debugger.wait(2.0)
+    assert len(debugger.target.log) <= len(requests)
+
+
+def test_a_machine_without_page_tables_still_stops(debugger: SimDebugger) -> None:
+    root = debugger.target.machine.kernel.memory.root
+    assert debugger.ask(Manipulate.write_physical(root + 0x800, bytes(0x800))).succeeded
+    assert debugger.ask(Manipulate.read_virtual(KERNEL_BASE, 8)).data == b""
+    debugger.send(Manipulate.continue2())
+    stop = debugger.stop()
+    assert (stop["exception_code"], stop["thread"]) == (Status.ACCESS_VIOLATION, 0)
 
 
 def step_over_break(debugger: SimDebugger) -> None:

@@ -29,6 +29,7 @@ RINGS = {
     "kdsrv.direct_writer": TWISTED,
     "kdsrv.errors": PURE,
     "kdsrv.kd": PURE,
+    "kdsrv.link_driver": TWISTED,
     "kdsrv.server": TWISTED,
     "kdsrv.sessions": PURE,
     "kdsrv.sessions.directory": TWISTED,

@@ -33,8 +33,9 @@ class KdsrvService(MultiService):
     (``_NT_DEBUG_PORT`` and its like); the default is the process's environment. ``bridge_host`` is where a bridge
     without ``interface=`` listens.
 
-    Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open.
-    Nothing is opened towards a target before somebody asks for it.
+    Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open,
+    ``simulated`` the targets that clients asked for with ``sim:``. Nothing is opened towards a target before somebody
+    asks for it.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class KdsrvService(MultiService):
         bridge_host: str = "127.0.0.1",
     ) -> None:
         super().__init__()
-        opener = Opener(reactor, SimulatedTargets(reactor))
+        self.simulated = SimulatedTargets(reactor)
+        opener = Opener(reactor, self.simulated)
         self.directory = Directory(reactor, opener, os.environ if environ is None else environ)
         self.factory = KdsrvServerFactory(reactor, self.directory)
         self._listeners = [_ListenerService(endpoint, self.factory) for endpoint in endpoints]

@@ -48,6 +48,8 @@ ANSWER_LIMIT: Final = 30.0
 """Seconds that the server may take to attach, which includes opening the target."""
 PING_INTERVAL: Final = 15.0
 SILENCE_LIMIT: Final = 45.0
+CLOSE_LIMIT: Final = 5.0
+"""Seconds that the last word may take to leave."""
 
 
 class ServerRefused(KdsrvError):
@@ -138,11 +140,13 @@ class ClientProtocol(Protocol):
         self._heard_at = self._clock.seconds()
         try:
             for event in self._connection.receive_data(data):
+                if self._writer is None:
+                    return
                 self._on_event(event)
         except PeerError as error:
             self._fail(error)
             return
-        if self._waiting:
+        if self._waiting and self._writer is not None:
             self._send_waiting()
 
     @override
@@ -208,7 +212,10 @@ class ClientProtocol(Protocol):
 
     def _too_late(self) -> None:
         now = self._clock.seconds()
-        if not self.attached.called:
+        if self._writer is None:
+            transport: Any = self.transport
+            transport.abortConnection()
+        elif not self.attached.called:
             self._fail(ServerGone(why=f"it did not answer within {ANSWER_LIMIT:.0f} s"))
         elif now - self._heard_at >= SILENCE_LIMIT:
             self._fail(ServerGone(why=f"it has been silent for {SILENCE_LIMIT:.0f} s"))
@@ -224,11 +231,11 @@ class ClientProtocol(Protocol):
             self._tell_end()
 
     def _hang_up(self) -> None:
-        self._alarm.stop()
         if self._writer is not None:
             self._writer.detach()
             self._writer = None
-        if self.transport is not None:
+            self._alarm.set(self._clock.seconds() + CLOSE_LIMIT)
+            assert self.transport is not None
             self.transport.loseConnection()
 
     def _tell_end(self) -> None:

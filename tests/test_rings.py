@@ -135,6 +135,8 @@ def test_imports_point_inward(path: Path) -> None:
         ("kdsrv.kd.link", "from time import monotonic"),
         ("kdsrv.kd.link", "def later():\n    from twisted.internet.defer import Deferred"),
         ("kdsrv.kd.link", "import serial.tools"),
+        ("kdsrv.auth.door", "import time"),
+        ("kdsrv.auth.scram", "from twisted.internet.defer import Deferred"),
         ("kdsrv.kd.link", "from kdsrv.transports import opener"),
         ("kdsrv.kd.link", "from ..transports.opener import Opener"),
         ("kdsrv.sessions.lease", "from . import session"),
@@ -154,6 +156,7 @@ def test_an_outward_import_is_seen(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("kdsrv.kd.link", "import struct, zlib\nfrom .packets import Packet\nfrom kdsrv.errors import PeerError"),
+        ("kdsrv.auth.scram", "import hashlib, hmac\nfrom kdsrv.errors import PeerError"),
         ("kdsrv.kd.kdnet", "from cryptography.hazmat.primitives.ciphers import Cipher"),
         ("kdsrv.transports.opener", "import socket, time, serial\nfrom kdsrv.errors import SetupError"),
         ("kdsrv.server.service", "def run():\n    from twisted.internet import reactor"),

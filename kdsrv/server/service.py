@@ -72,7 +72,8 @@ class KdsrvService(MultiService):
         """Stop listening, tell the clients, and let go of the targets; fires a second later at the most."""
         listening = super().stopService()
         self.factory.stopFactory()
-        return DeferredList([listening, self.directory.close_all()])
+        stopped: Deferred[Any] = DeferredList([listening, self.directory.close_all()])
+        return stopped.addCallback(lambda _: self.simulated.stop())
 
 
 class _ListenerService(Service):

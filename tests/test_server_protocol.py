@@ -382,6 +382,31 @@ class SessionTests(ServerCase):
         assert [event.status.kind for event in said if isinstance(event, StatusReport)] == ["halted"]
         assert [event.type for event in said if type(event) is Packet] == [PacketType.STATE_CHANGE64]
 
+    def test_a_last_word_in_the_same_segment(self) -> None:
+        for words in (
+            [ClientHello("x"), Bye("no")],
+            [Ping(1), Bye("no")],
+            [Attach("sim:", "kim"), Bye("no")],
+            [Resync(), Bye("no")],
+            [BreakIn(), READ_KERNEL, Resync(), Bye("no")],
+            [CONTINUE, READ_KERNEL, Bye("no")],
+        ):
+            with self.subTest(words=words):
+                caller = self.server.call()
+                if type(words[0]) is not ClientHello:
+                    caller.say(ClientHello("x"))
+                    caller.hear()
+                if type(words[0]) not in (ClientHello, Attach, Ping):
+                    caller.say(Attach("sim:", "kim"))
+                    self.server.wait(LEAVING)
+                    assert caller.hear(Attached)
+                caller.say(*words)
+                self.server.wait(LEAVING)
+                assert not caller.is_connected
+                assert not caller.hear(Failure)
+                caller.leave()
+        assert list(self.server.directory) == []
+
     def test_a_break_in_halts_a_running_target(self) -> None:
         caller = self.server.attach(RUNNING)
         self.server.wait()

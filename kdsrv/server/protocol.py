@@ -1,7 +1,8 @@
 """One client's connection, as the server sees it: hello, attach, then a session's packets until either side leaves.
 
     step        what is awaited                 time limit, seconds
-    greeting    hello, then attach              10, or the connection is closed
+    greeting    hello, then attach              10, or the connection is closed; counted from the first byte where the
+                                                server dialled, as that connection waits for its client
     opening     the transport to the target     the transport's own
     attached    anything                        45 without a byte (a ping goes out after 15)
 
@@ -10,6 +11,8 @@ The rules of what may be said when are those of ``kdsrv.wire.connection``; this 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -45,7 +48,7 @@ from kdsrv.wire.messages import (
     StatusReport,
 )
 
-__all__ = ["KdsrvServerFactory", "KdsrvServerProtocol"]
+__all__ = ["Dialled", "KdsrvServerFactory", "KdsrvServerProtocol"]
 
 SOFTWARE: Final = f"kdsrv {__version__}"
 GREETING_LIMIT: Final = 10.0
@@ -60,13 +63,28 @@ MAX_UNREAD_PACKETS: Final = 2000
 """Packets that may: the prints that are kept, the replies to a full window, and some stops."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """What whoever dialled a client wants to be told: the client's first byte, that it has a target, and the end of
+    the connection with its reason."""
+
+    spoken: Callable[[], None]
+    attached: Callable[[], None]
+    gone: Callable[[TwistedFailure], None]
+
+
 class KdsrvServerProtocol(Protocol):
-    """A SessionUser whose user is at the other end of a network connection."""
+    """A SessionUser whose user is at the other end of a network connection.
+
+    ``dialled`` is given if the server opened that connection.
+    """
 
     _log = Logger()
 
-    def __init__(self, factory: KdsrvServerFactory, peer: str) -> None:
+    def __init__(self, factory: KdsrvServerFactory, peer: str, dialled: Dialled | None = None) -> None:
         self._factory = factory
+        self._dialled = dialled
+        self._is_unheard = dialled is not None
         self._clock = factory.clock
         self._peer = peer
         self._connection = Connection(Role.SERVER)
@@ -89,8 +107,11 @@ class KdsrvServerProtocol(Protocol):
             transport.setTcpKeepAlive(True)
         self._writer = DirectWriter(transport, self._drained)
         self._heard_at = self._clock.seconds()
+        admitted = self._factory.admit(self)
+        if self._dialled is not None:
+            return
         self._alarm.set(self._heard_at + GREETING_LIMIT)
-        if not self._factory.admit(self):
+        if not admitted:
             self._end(SetupError(why=f"this server has {MAX_WAITING} clients waiting to attach; try again later"))
 
     @override
@@ -98,6 +119,8 @@ class KdsrvServerProtocol(Protocol):
         if self._ending:
             return
         self._heard_at = self._clock.seconds()
+        if self._is_unheard:
+            self._first_heard()
         try:
             for event in self._connection.receive_data(data):
                 self._on_event(event)
@@ -110,8 +133,17 @@ class KdsrvServerProtocol(Protocol):
         self._alarm.stop()
         self._factory.forget(self)
         self._leave()
+        if self._dialled is not None:
+            self._dialled.gone(reason)
 
     # What the client says
+
+    def _first_heard(self) -> None:
+        """The client of a connection that the server opened is there: from now on it has to hurry like any other."""
+        assert self._dialled is not None
+        self._is_unheard = False
+        self._alarm.set(self._heard_at + GREETING_LIMIT)
+        self._dialled.spoken()
 
     def _on_event(self, event: Event) -> None:
         if self._ending:
@@ -157,6 +189,8 @@ class KdsrvServerProtocol(Protocol):
         session.start(self)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + PING_INTERVAL)
+        if self._dialled is not None:
+            self._dialled.attached()
 
     def _not_opened(self, failure: TwistedFailure) -> None:
         self._opening = None
@@ -174,7 +208,8 @@ class KdsrvServerProtocol(Protocol):
 
     def packet_received(self, packet: Packet) -> None:
         writer = self._writer
-        assert writer is not None
+        if writer is None or self._connection.state is not State.ATTACHED:
+            return
         if writer.queued or len(self._outbox):
             self._outbox.put(packet)
             if len(self._outbox) > MAX_UNREAD_PACKETS:
@@ -184,7 +219,7 @@ class KdsrvServerProtocol(Protocol):
 
     def resynced(self) -> None:
         self._outbox.keep_prints()
-        self._write(self._connection.send(Resync()))
+        self._say(Resync())
 
     def requests_lost(self, count: int) -> None:
         # the client counts from the oldest request it has no reply to, so the replies that wait go first
@@ -205,6 +240,8 @@ class KdsrvServerProtocol(Protocol):
 
     def _send_outbox(self, *, to_the_end: bool = False) -> None:
         writer = self._writer
+        if self._connection.state is not State.ATTACHED:
+            return
         while writer is not None and (to_the_end or not writer.queued):
             packet = self._outbox.take()
             if packet is None:
@@ -217,7 +254,9 @@ class KdsrvServerProtocol(Protocol):
     # Talking and ending
 
     def _say(self, message: Message | Resync) -> None:
-        self._write(self._connection.send(message))
+        """Say it, unless the client's last word came in the segment that is being looked at."""
+        if self._connection.state is not State.CLOSED:
+            self._write(self._connection.send(message))
 
     def _write(self, data: bytes) -> None:
         writer = self._writer
@@ -300,8 +339,8 @@ class KdsrvServerFactory(Factory):
         self._attached: set[KdsrvServerProtocol] = set()
 
     @override
-    def buildProtocol(self, addr: IAddress | None) -> KdsrvServerProtocol:
-        return KdsrvServerProtocol(self, _peer_name(addr))
+    def buildProtocol(self, addr: IAddress | None, dialled: Dialled | None = None) -> KdsrvServerProtocol:
+        return KdsrvServerProtocol(self, _peer_name(addr), dialled)
 
     def admit(self, protocol: KdsrvServerProtocol) -> bool:
         """Count a new connection; False if too many are waiting already."""

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wire_talk import HALTED, READ, READ_REPLY, chunks, pair, receive_all
+from wire_talk import HALTED, METHOD, READ, READ_REPLY, chunks, pair, receive_all
 
+from kdsrv.auth.scram import LoginRefused
 from kdsrv.errors import ConnectionStringError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
 from kdsrv.sessions.status import Opening, Running
@@ -12,7 +13,6 @@ from kdsrv.wire.connection import (
     Connection,
     ConnectionClosed,
     LocalProtocolError,
-    LoginError,
     Sendable,
     State,
     VersionError,
@@ -22,15 +22,22 @@ from kdsrv.wire.messages import (
     Attach,
     Attached,
     Bye,
+    Challenge,
     ClientHello,
     Dropped,
+    EndServer,
     Failure,
+    ListEverything,
+    Listing,
+    Login,
     Message,
     Ping,
     Pong,
+    Response,
     Role,
     ServerHello,
     StatusReport,
+    Welcome,
 )
 from kdsrv.wire.messages import encode as encode_message
 from kdsrv.wire.window import Window
@@ -98,6 +105,13 @@ def test_byte_at_a_time_through_the_whole_conversation() -> None:
 MESSAGES = [
     ClientHello("x"),
     ServerHello(1, "x"),
+    Login(METHOD, b"x"),
+    Challenge(b"x"),
+    Response(b"x"),
+    Welcome(b"x"),
+    ListEverything(),
+    Listing({"version": "x"}, [{"name": "vm1"}], []),
+    EndServer(),
     Attach(None, "x"),
     Attached("x", "x", HALTED),
     StatusReport(HALTED),
@@ -110,12 +124,24 @@ MESSAGES = [
 MAY = {
     (Role.CLIENT, State.START): {"ClientHello", "Bye"},
     (Role.CLIENT, State.GREETED): {"Bye"},
-    (Role.CLIENT, State.READY): {"Attach", "Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.LOGIN): {"Login", "Bye"},
+    (Role.CLIENT, State.BEGUN): {"Bye"},
+    (Role.CLIENT, State.CHALLENGED): {"Response", "Bye"},
+    (Role.CLIENT, State.ANSWERED): {"Bye"},
+    (Role.CLIENT, State.READY): {"Attach", "ListEverything", "EndServer", "Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.LISTING): {"Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.ENDING): {"Ping", "Pong", "Bye"},
     (Role.CLIENT, State.ATTACHING): {"Ping", "Pong", "Bye"},
     (Role.CLIENT, State.ATTACHED): {"Packet", "BreakIn", "Resync", "Ping", "Pong", "Bye"},
     (Role.SERVER, State.START): {"Bye", "Failure"},
     (Role.SERVER, State.GREETED): {"ServerHello", "Bye", "Failure"},
+    (Role.SERVER, State.LOGIN): {"Bye", "Failure"},
+    (Role.SERVER, State.BEGUN): {"Challenge", "Bye", "Failure"},
+    (Role.SERVER, State.CHALLENGED): {"Bye", "Failure"},
+    (Role.SERVER, State.ANSWERED): {"Welcome", "Bye", "Failure"},
     (Role.SERVER, State.READY): {"Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.LISTING): {"Listing", "Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.ENDING): {"Ping", "Pong", "Bye", "Failure"},
     (Role.SERVER, State.ATTACHING): {"Attached", "StatusReport", "Ping", "Pong", "Bye", "Failure"},
     (Role.SERVER, State.ATTACHED): {"Packet", "StatusReport", "Dropped", "Ping", "Pong", "Bye", "Failure"},
 }
@@ -187,20 +213,63 @@ def test_a_version_that_was_not_offered_is_refused() -> None:
         client.receive_data(control(ServerHello(7, "y")))
 
 
-def test_a_server_that_wants_a_login_is_left_with_a_sentence() -> None:
-    client, server = pair(State.GREETED)
-    with pytest.raises(LoginError, match=r"The server wants a login \(scram, tea\), which this client does not have"):
-        client.receive_data(server.send(ServerHello(1, "y", ("scram", "tea"))))
-    assert server.state is State.LOGIN
-    with pytest.raises(PeerError, match=r"'attach'.* when login"):
-        server.receive_data(control(Attach(None, "x")))
+def test_a_login_comes_before_everything_else() -> None:
+    client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
+    talk: list[tuple[Connection, Message, State]] = [
+        (client, ClientHello("x"), State.GREETED),
+        (server, ServerHello(1, "y", ("tea", METHOD)), State.LOGIN),
+        (client, Login(METHOD, b"one"), State.BEGUN),
+        (server, Challenge(b"two"), State.CHALLENGED),
+        (client, Response(b"three"), State.ANSWERED),
+        (server, Welcome(b""), State.READY),
+        (client, ListEverything(), State.LISTING),
+        (server, Listing({}, [], []), State.READY),
+        (client, EndServer(), State.ENDING),
+        (server, Bye("the server ends"), State.CLOSED),
+    ]
+    for sender, message, state in talk:
+        receiver = server if sender is client else client
+        assert receiver.receive_data(sender.send(message)) == [message]
+        assert sender.state is receiver.state is state
+
+
+@pytest.mark.parametrize("state", [State.LOGIN, State.BEGUN, State.CHALLENGED, State.ANSWERED])
+@pytest.mark.parametrize("request_", [Attach(None, "x"), ListEverything(), EndServer(), Ping(1)])
+def test_nothing_is_served_before_the_login(state: State, request_: Message) -> None:
+    _, server = pair(state)
+    with pytest.raises(PeerError, match=f"does not send when {state.value}"):
+        server.receive_data(control(request_))
+
+
+def test_what_comes_together_with_a_login_is_refused_too() -> None:
+    """The answer has not been said yet, so the client cannot know that it is in."""
+    client, server = pair(State.CHALLENGED)
+    with pytest.raises(PeerError, match=r"'attach'.* when answered"):
+        server.receive_data(client.send(Response(b"x")) + control(Attach(None, "x")))
+
+
+def test_only_a_method_that_was_offered_begins_a_login() -> None:
+    client, server = pair(State.LOGIN)
+    with pytest.raises(LocalProtocolError, match="did not offer tea"):
+        client.send(Login("tea", b"x"))
+    with pytest.raises(PeerError, match="log in by tea, which was not offered"):
+        server.receive_data(control(Login("tea", b"x")))
 
 
 def test_a_client_may_leave_instead_of_logging_in() -> None:
-    client, server = pair(State.GREETED)
-    with pytest.raises(LoginError) as refusal:
-        client.receive_data(server.send(ServerHello(1, "y", ("scram",))))
-    assert server.receive_data(client.give_up(refusal.value)) == [Bye(str(refusal.value))]
+    client, server = pair(State.LOGIN)
+    assert server.receive_data(client.give_up(SetupError(why="no password"))) == [Bye("no password")]
+
+
+def test_a_login_that_fails_ends_the_connection() -> None:
+    client, server = pair(State.ANSWERED)
+    assert client.receive_data(server.give_up(LoginRefused())) == [Failure("login", "login refused (0x80004005)")]
+    assert client.state is server.state is State.CLOSED
+
+
+def test_data_of_a_login_is_not_shown() -> None:
+    for message in (Login(METHOD, b"secret"), Challenge(b"secret"), Response(b"secret"), Welcome(b"secret")):
+        assert "secret" not in repr(message)
 
 
 def test_an_error_stays_until_somebody_gives_up() -> None:
@@ -353,7 +422,7 @@ sendable = st.one_of(
 moves = st.lists(st.tuples(st.booleans(), st.one_of(sendable, st.integers(1, 400))), max_size=60)
 
 
-@given(st.sampled_from([State.START, State.ATTACHED, State.ATTACHED]), moves)
+@given(st.sampled_from([State.START, State.LOGIN, State.READY, State.ATTACHED, State.ATTACHED]), moves)
 @settings(max_examples=300, deadline=None)
 def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list[tuple[bool, Sendable | int]]) -> None:
     client, server = pair(state, Window(3, 700))
@@ -381,7 +450,7 @@ def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list
 
 @given(
     st.sampled_from([Role.CLIENT, Role.SERVER]),
-    st.sampled_from([State.START, State.GREETED, State.READY, State.ATTACHING, State.ATTACHED]),
+    st.sampled_from([state for state in State if state not in (State.CLOSED, State.ERROR)]),
     st.lists(
         st.one_of(
             st.binary(max_size=30),

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from wire_transcript import transcript
+from wire_transcript import login, transcript
 
+from kdsrv.auth.passwords import LEAST_ITERATIONS, MOST_ITERATIONS
 from kdsrv.kd.api import NO_REPLY
 from kdsrv.sessions import status
 from kdsrv.wire import messages
 from kdsrv.wire.connection import State
+from kdsrv.wire.members import MAX_BASE64
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "wire-protocol.md").read_text(encoding="utf-8")
 
@@ -18,6 +20,17 @@ def test_the_example_is_what_the_implementation_says() -> None:
     example = re.search("```transcript\n(.*?)```", DOCUMENT, re.DOTALL)
     assert example is not None
     assert example[1] == transcript()
+
+
+def test_the_login_in_it_is_spelt_out() -> None:
+    example = re.search("```login\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert example is not None
+    assert example[1].splitlines() == [f"{role}  {data.decode()}" for role, data in login()]
+
+
+def test_the_bounds_of_a_login_are_described() -> None:
+    assert f"Iterations are {LEAST_ITERATIONS} to {MOST_ITERATIONS}" in DOCUMENT
+    assert f"*base64* is a text of at most {MAX_BASE64} characters" in DOCUMENT
 
 
 @pytest.mark.parametrize(

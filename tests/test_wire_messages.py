@@ -15,15 +15,22 @@ from kdsrv.wire.messages import (
     Attach,
     Attached,
     Bye,
+    Challenge,
     ClientHello,
     Dropped,
+    EndServer,
     Failure,
+    ListEverything,
+    Listing,
+    Login,
     Message,
     Ping,
     Pong,
+    Response,
     Role,
     ServerHello,
     StatusReport,
+    Welcome,
     decode,
     encode,
 )
@@ -32,7 +39,13 @@ from kdsrv.wire.window import Window
 lines = st.text(max_size=20).map(one_line)
 counts = st.integers(0, MAX_INTEGER)
 versions = st.integers(1, 65535)
+logins = st.binary(max_size=3072)
+objects = st.dictionaries(lines, lines | counts | st.booleans() | st.none(), max_size=3)
 from_client = st.one_of(
+    st.builds(Login, lines, logins),
+    st.builds(Response, logins),
+    st.just(ListEverything()),
+    st.just(EndServer()),
     st.builds(ClientHello, lines, st.lists(versions, max_size=5).map(tuple)),
     st.builds(Attach, lines | st.none(), lines),
     st.builds(Ping, counts),
@@ -40,6 +53,9 @@ from_client = st.one_of(
     st.builds(Bye, lines),
 )
 from_server = st.one_of(
+    st.builds(Challenge, logins),
+    st.builds(Welcome, logins),
+    st.builds(Listing, objects, st.lists(objects, max_size=3), st.lists(objects, max_size=3)),
     st.builds(ServerHello, versions, lines, st.lists(lines, max_size=3).map(tuple)),
     st.builds(Attached, lines, lines, st.just(HALTED), st.builds(Window, st.integers(1, 999), st.integers(1, 99999))),
     st.builds(StatusReport, st.builds(Quiet, st.floats(0, 1e9))),
@@ -53,6 +69,10 @@ from_server = st.one_of(
 GOOD: dict[Role, dict[str, dict[str, Any]]] = {
     Role.CLIENT: {
         "hello": {"protocol": "kdsrv", "versions": [1], "software": "x"},
+        "login": {"method": "x", "data": "eA=="},
+        "response": {"data": "eA=="},
+        "list": {},
+        "end": {},
         "attach": {"trans": "sim:", "client": "x"},
         "ping": {"id": 1},
         "pong": {"id": 1},
@@ -60,6 +80,9 @@ GOOD: dict[Role, dict[str, dict[str, Any]]] = {
     },
     Role.SERVER: {
         "hello": {"version": 1, "software": "x", "login": []},
+        "challenge": {"data": "eA=="},
+        "welcome": {"data": "eA=="},
+        "listing": {"server": {}, "targets": [{}], "sessions": []},
         "attached": {
             "target": "x",
             "description": "x",
@@ -75,6 +98,11 @@ GOOD: dict[Role, dict[str, dict[str, Any]]] = {
     },
 }
 ALL_GOOD = [(role, kind, members) for role, kinds in GOOD.items() for kind, members in kinds.items()]
+
+
+NOTHING = (True, 1.5, -1, 2**60, "a\nb", "a" * 5001, "\ud800", [1.5], [None])
+WRONG: tuple[tuple[object, ...], ...] = ((*NOTHING, {"kind": 1}), NOTHING)
+"""Values that fit no member; an object fits only ``server``."""
 
 
 def take(role: Role, kind: str, members: dict[str, Any]) -> Message:
@@ -109,7 +137,7 @@ def test_every_member_is_needed_and_typed(role: Role, kind: str, members: dict[s
         without = {key: value for key, value in members.items() if key != name}
         with pytest.raises(PeerError, match=name):
             take(role, kind, without)
-        for wrong in (True, 1.5, -1, 2**60, "a\nb", "a" * (MAX_TEXT + 1), "\ud800", [1.5], [None], {"kind": 1}):
+        for wrong in WRONG[name == "server"]:
             with pytest.raises(PeerError):
                 take(role, kind, {**members, name: wrong})
 
@@ -117,6 +145,16 @@ def test_every_member_is_needed_and_typed(role: Role, kind: str, members: dict[s
 def test_json_of_a_loss() -> None:
     assert encode(Dropped(prints=3)) == b'{"type":"dropped","prints":3,"requests":0}'
     assert encode(Dropped(requests=2)) == b'{"type":"dropped","prints":0,"requests":2}'
+
+
+@pytest.mark.parametrize("data", ["eA", "eA=", "e A==", "e\u0660==", "-_==", "QUFB" * 1025])
+def test_data_of_a_login_is_base64_and_bounded(data: str) -> None:
+    with pytest.raises(PeerError, match="'data' in its message 'response' is not base64 of up to 4096 characters"):
+        take(Role.CLIENT, "response", {"data": data})
+
+
+def test_the_longest_login_fits() -> None:
+    assert take(Role.CLIENT, "response", {"data": "QUFB" * 1024}) == Response(b"AAA" * 1024)
 
 
 def test_no_target_named_is_null_not_absent() -> None:

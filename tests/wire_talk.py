@@ -8,10 +8,24 @@ from itertools import pairwise
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.status import Halted, HaltReason
 from kdsrv.wire.connection import Connection, Event, State
-from kdsrv.wire.messages import Attach, Attached, ClientHello, Role, ServerHello
+from kdsrv.wire.messages import (
+    Attach,
+    Attached,
+    Challenge,
+    ClientHello,
+    EndServer,
+    ListEverything,
+    Login,
+    Response,
+    Role,
+    ServerHello,
+)
 from kdsrv.wire.window import DEFAULT_WINDOW, Window
 
-__all__ = ["HALTED", "READ", "READ_REPLY", "chunks", "pair", "receive_all"]
+__all__ = ["HALTED", "METHOD", "READ", "READ_REPLY", "chunks", "pair", "receive_all"]
+
+METHOD = "SCRAM-SHA-256"
+_LOGIN_STATES = (State.LOGIN, State.BEGUN, State.CHALLENGED, State.ANSWERED)
 
 HALTED = Halted(0, HaltReason.BREAKPOINT, 0x80000003, 0xFFFFF80312345678)
 
@@ -21,18 +35,32 @@ READ = Packet(PacketType.STATE_MANIPULATE, bytes.fromhex("30310000") + bytes(52)
 READ_REPLY = Packet(PacketType.STATE_MANIPULATE, READ.payload + b"MZ")
 
 
+_HELLO = (Role.CLIENT, ClientHello("a client"))
+_READY = (_HELLO, (Role.SERVER, ServerHello(1, "a server")))
+_LOGIN = (
+    _HELLO,
+    (Role.SERVER, ServerHello(1, "a server", (METHOD,))),
+    (Role.CLIENT, Login(METHOD, b"begin")),
+    (Role.SERVER, Challenge(b"challenge")),
+    (Role.CLIENT, Response(b"response")),
+)
+_LIST = (*_READY, (Role.CLIENT, ListEverything()))
+_END = (*_READY, (Role.CLIENT, EndServer()))
+
+
 def pair(state: State = State.ATTACHED, window: Window = DEFAULT_WINDOW) -> tuple[Connection, Connection]:
     """A client and a server that have talked until both are in ``state``."""
+    attach = (
+        *_READY,
+        (Role.CLIENT, Attach("sim:", "kim@desk")),
+        (Role.SERVER, Attached("sim:", "a simulated target", HALTED, window)),
+    )
+    ways = {State.LISTING: _LIST, State.ENDING: _END, **dict.fromkeys(_LOGIN_STATES, _LOGIN)}
     client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
-    talk = [
-        (client, server, ClientHello("a client")),
-        (server, client, ServerHello(1, "a server")),
-        (client, server, Attach("sim:", "kim@desk")),
-        (server, client, Attached("sim:", "a simulated target", HALTED, window)),
-    ]
-    for sender, receiver, message in talk:
+    for role, message in ways.get(state, attach):
         if client.state is state:
             break
+        sender, receiver = (client, server) if role is Role.CLIENT else (server, client)
         receiver.receive_data(sender.send(message))
     assert client.state is server.state is state
     return client, server

@@ -5,16 +5,50 @@ from __future__ import annotations
 import struct
 from textwrap import wrap
 
+from kdsrv.auth.passwords import Credentials
+from kdsrv.auth.scram import PLAIN, ClientLogin, ServerLogin
+from kdsrv.auth.users import OnePassword
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.status import Halted, HaltReason, Running
 from kdsrv.wire.connection import Connection, Sendable
 from kdsrv.wire.frames import BreakIn, Resync
-from kdsrv.wire.messages import Attach, Attached, Bye, ClientHello, Message, Ping, Pong, Role, ServerHello, StatusReport
+from kdsrv.wire.messages import (
+    Attach,
+    Attached,
+    Bye,
+    Challenge,
+    ClientHello,
+    Login,
+    Message,
+    Ping,
+    Pong,
+    Response,
+    Role,
+    ServerHello,
+    StatusReport,
+    Welcome,
+)
 
-__all__ = ["transcript"]
+__all__ = ["login", "transcript"]
 
 _PC = 0xFFFFF80312345678
 _WIDTH = 100
+
+
+def login() -> list[tuple[Role, bytes]]:
+    """The messages of the login of somebody with the password ``secret``, in turn."""
+    client = ClientLogin(
+        Credentials("secret", "kim"), binding=None, random=lambda size: b"client nonce".ljust(size, b"!")
+    )
+    book = OnePassword("secret", lambda size: b"salt".ljust(size, b"!"))
+    server = ServerLogin(book, binding=None, random=lambda size: b"server nonce".ljust(size, b"!"))
+    said = [(Role.CLIENT, client.begin())]
+    while len(said) < 4:
+        role, data = said[-1]
+        machine = server if role is Role.CLIENT else client
+        said.append((role.other, machine.receive(data)))
+    client.receive(said[-1][1])
+    return said
 
 
 def _request(api: int, union: bytes = b"", data: bytes = b"", status: int = 0x103) -> Packet:
@@ -38,9 +72,14 @@ def _conversation() -> list[tuple[Role, Sendable]]:
     stopped = Halted(0, HaltReason.BREAKPOINT, 0x80000003, _PC)
     where = struct.pack("<QII", _PC, 2, 0)
     text = b"hello\n"
+    (_, begin), (_, challenge), (_, response), (_, proof) = login()
     return [
         (client, ClientHello("kdsrv 0.1.0")),
-        (server, ServerHello(1, "kdsrv 0.1.0")),
+        (server, ServerHello(1, "kdsrv 0.1.0", (PLAIN,))),
+        (client, Login(PLAIN, begin)),
+        (server, Challenge(challenge)),
+        (client, Response(response)),
+        (server, Welcome(proof)),
         (client, Attach("sim:", "kim@desk")),
         (server, Attached("sim:", "a simulated target", stopped)),
         (server, _stop()),

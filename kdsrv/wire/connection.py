@@ -9,16 +9,18 @@ is under way; from there on the state no longer changes until somebody says the 
 
 * START: the client greets with the versions it speaks.
 * GREETED: the server answers with the version for both, or with an error if there is none.
-* LOGIN: the server has named login methods. The table has no way from here to READY, as no method exists in version 1;
-  the client says so and leaves.
-* READY: the client asks for a target.
+* LOGIN: the server has named login methods; the client begins with one of them, or leaves.
+* BEGUN, CHALLENGED, ANSWERED: the messages of the login, in turn (``kdsrv.auth.scram`` says what is in them).
+* READY: the client asks for a target, for a listing, or for the end of the server.
+* LISTING, ENDING: the server answers that.
 * ATTACHING: the server takes and opens it, and may report how that goes.
 * ATTACHED: packets, break-ins, resyncs.
 * CLOSED: one side has said its last word, ``bye`` or ``error``. We say no more; what still comes is dropped unread.
 * ERROR: the peer broke a rule. The one thing left to do is ``give_up``, which says why if that is possible.
 
-What the table does not show: a server hello that names login methods leads to LOGIN, one that names none to READY; KD
-packet types are bound to a direction; a server echoes no more resyncs than it got; requests stay within the window.
+What the table does not show: a server hello that names login methods leads to LOGIN, one that names none to READY; a
+client begins with a method that was named; KD packet types are bound to a direction; a server echoes no more resyncs
+than it got; requests stay within the window.
 """
 
 from __future__ import annotations
@@ -44,15 +46,22 @@ from kdsrv.wire.messages import (
     Attach,
     Attached,
     Bye,
+    Challenge,
     ClientHello,
     Dropped,
+    EndServer,
     Failure,
+    ListEverything,
+    Listing,
+    Login,
     Message,
     Ping,
     Pong,
+    Response,
     Role,
     ServerHello,
     StatusReport,
+    Welcome,
 )
 from kdsrv.wire.window import Outstanding
 
@@ -61,7 +70,6 @@ __all__ = [
     "ConnectionClosed",
     "Event",
     "LocalProtocolError",
-    "LoginError",
     "Sendable",
     "State",
     "VersionError",
@@ -73,12 +81,6 @@ class VersionError(PeerError):
     release of kdsrv."""
 
     code = "version"
-
-
-class LoginError(PeerError):
-    """The server wants a login ({methods}), which this client does not have."""
-
-    code = "login"
 
 
 class ConnectionClosed(NamedTuple):
@@ -95,7 +97,12 @@ class State(Enum):
     START = "start"
     GREETED = "greeted"
     LOGIN = "login"
+    BEGUN = "begun"
+    CHALLENGED = "challenged"
+    ANSWERED = "answered"
     READY = "ready"
+    LISTING = "listing"
+    ENDING = "ending"
     ATTACHING = "attaching"
     ATTACHED = "attached"
     CLOSED = "closed"
@@ -106,8 +113,20 @@ _TABLE: Final[dict[Role, dict[State, dict[type[object], State]]]] = {
     Role.CLIENT: {
         State.START: {ClientHello: State.GREETED, Bye: State.CLOSED},
         State.GREETED: {Bye: State.CLOSED},
-        State.LOGIN: {Ping: State.LOGIN, Pong: State.LOGIN, Bye: State.CLOSED},
-        State.READY: {Attach: State.ATTACHING, Ping: State.READY, Pong: State.READY, Bye: State.CLOSED},
+        State.LOGIN: {Login: State.BEGUN, Bye: State.CLOSED},
+        State.BEGUN: {Bye: State.CLOSED},
+        State.CHALLENGED: {Response: State.ANSWERED, Bye: State.CLOSED},
+        State.ANSWERED: {Bye: State.CLOSED},
+        State.READY: {
+            Attach: State.ATTACHING,
+            ListEverything: State.LISTING,
+            EndServer: State.ENDING,
+            Ping: State.READY,
+            Pong: State.READY,
+            Bye: State.CLOSED,
+        },
+        State.LISTING: {Ping: State.LISTING, Pong: State.LISTING, Bye: State.CLOSED},
+        State.ENDING: {Ping: State.ENDING, Pong: State.ENDING, Bye: State.CLOSED},
         State.ATTACHING: {Ping: State.ATTACHING, Pong: State.ATTACHING, Bye: State.CLOSED},
         State.ATTACHED: {
             Packet: State.ATTACHED,
@@ -121,8 +140,19 @@ _TABLE: Final[dict[Role, dict[State, dict[type[object], State]]]] = {
     Role.SERVER: {
         State.START: {Bye: State.CLOSED, Failure: State.CLOSED},
         State.GREETED: {ServerHello: State.READY, Bye: State.CLOSED, Failure: State.CLOSED},
-        State.LOGIN: {Ping: State.LOGIN, Pong: State.LOGIN, Bye: State.CLOSED, Failure: State.CLOSED},
+        State.LOGIN: {Bye: State.CLOSED, Failure: State.CLOSED},
+        State.BEGUN: {Challenge: State.CHALLENGED, Bye: State.CLOSED, Failure: State.CLOSED},
+        State.CHALLENGED: {Bye: State.CLOSED, Failure: State.CLOSED},
+        State.ANSWERED: {Welcome: State.READY, Bye: State.CLOSED, Failure: State.CLOSED},
         State.READY: {Ping: State.READY, Pong: State.READY, Bye: State.CLOSED, Failure: State.CLOSED},
+        State.LISTING: {
+            Listing: State.READY,
+            Ping: State.LISTING,
+            Pong: State.LISTING,
+            Bye: State.CLOSED,
+            Failure: State.CLOSED,
+        },
+        State.ENDING: {Ping: State.ENDING, Pong: State.ENDING, Bye: State.CLOSED, Failure: State.CLOSED},
         State.ATTACHING: {
             Attached: State.ATTACHED,
             StatusReport: State.ATTACHING,
@@ -161,6 +191,7 @@ class Connection:
         self.state = State.START
         self.version: int | None = None
         self.outstanding = Outstanding()
+        self._methods: tuple[str, ...] = ()
         self._versions = versions
         self._reader = FrameReader()
         self._error: PeerError | None = None
@@ -201,6 +232,8 @@ class Connection:
             return encode(FrameKind.RESYNC)
         if isinstance(event, ServerHello) and event.version != self.version:
             raise LocalProtocolError(f"version {self.version} was agreed on, not {event.version}")
+        if isinstance(event, Login) and event.method not in self._methods:
+            raise LocalProtocolError(f"the server did not offer {event.method}")
         assert isinstance(event, Message)
         data = encode(FrameKind.CONTROL, messages.encode(event))
         self._enter(event, state)
@@ -273,7 +306,7 @@ class Connection:
         return event
 
     def _agree(self, message: Message) -> None:
-        """Find the version for both in a hello of the peer, and see whether we can log in."""
+        """Find the version for both in a hello of the peer, and hold it to the login methods that were offered."""
         if isinstance(message, ClientHello):
             common = set(message.versions).intersection(self._versions)
             if not common:
@@ -283,12 +316,13 @@ class Connection:
             if message.version not in self._versions:
                 raise VersionError(client=_listed(self._versions), server=message.version)
             self.version = message.version
-            if message.login:
-                raise LoginError(methods=", ".join(message.login))
+        elif isinstance(message, Login) and message.method not in self._methods:
+            raise PeerError(why=f"it wants to log in by {message.method}, which was not offered")
 
     def _enter(self, message: Message, state: State) -> None:
         """Go on to ``state``, as the table says after ``message``."""
         if isinstance(message, ServerHello) and message.login:
+            self._methods = message.login
             state = State.LOGIN
         elif isinstance(message, Attached):
             self.outstanding.window = message.window

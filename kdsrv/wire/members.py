@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode, b64encode
+from contextlib import suppress
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from kdsrv.errors import PeerError
 
-__all__ = ["MAX_INTEGER", "MAX_TEXT", "Members", "one_line"]
+__all__ = ["MAX_BASE64", "MAX_INTEGER", "MAX_TEXT", "Members", "base64_text", "one_line"]
 
 MAX_TEXT: Final = 2048
 """Most characters in a text, so that the longest message stays far below the longest frame."""
+
+MAX_BASE64: Final = 4096
+"""Most characters in bytes written as base64."""
 
 MAX_INTEGER: Final = 2**53 - 1
 """The greatest integer that every JSON reader keeps exactly."""
@@ -29,6 +34,11 @@ def one_line(text: str) -> str:
     Such texts end up in other people's terminals and logs.
     """
     return _NOT_ONE_LINE.sub("?", text[:MAX_TEXT])
+
+
+def base64_text(data: bytes) -> str:
+    """Bytes as a text."""
+    return b64encode(data).decode()
 
 
 class Members:
@@ -87,6 +97,28 @@ class Members:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_INTEGER:
             raise self._refusal(name, "a number of seconds")
         return float(value)
+
+    def base64(self, name: str) -> bytes:
+        """Bytes, written as base64 with its padding."""
+        text = self._values.get(name)
+        if isinstance(text, str) and len(text) <= MAX_BASE64:
+            with suppress(ValueError):
+                return b64decode(text, validate=True)
+        raise self._refusal(name, f"base64 of up to {MAX_BASE64} characters")
+
+    def json_object(self, name: str) -> dict[str, Any]:
+        """A JSON object, whatever is in it."""
+        value = self._values.get(name)
+        if not isinstance(value, dict):
+            raise self._refusal(name, "a JSON object")
+        return value
+
+    def json_objects(self, name: str) -> list[dict[str, Any]]:
+        """A list of JSON objects, as long as it fits into a message."""
+        items = self._values.get(name)
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise self._refusal(name, "a list of JSON objects")
+        return items
 
     def value(self, name: str) -> object:
         """Whatever the member is, None if there is none: for something else to read."""

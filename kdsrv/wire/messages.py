@@ -3,17 +3,25 @@
     type      from    class         members
     hello     client  ClientHello   protocol "kdsrv", versions, software
     hello     server  ServerHello   version, software, login (the methods that are accepted; [] = none needed)
+    login     client  Login         method (one of those), data (what begins it)
+    challenge server  Challenge     data
+    response  client  Response      data
+    welcome   server  Welcome       data (with which the server proves itself)
     attach    client  Attach        trans (a kd-string, or null for the server's own target), client (name of user@host)
     attached  server  Attached      target (canonical kd-string), description, window {packets, bytes}, status
     status    server  StatusReport  status
     dropped   server  Dropped       prints (how many are missing here), requests (how many of the oldest get no reply)
+    list      client  ListEverything
+    listing   server  Listing       server (an object), targets, sessions (lists of objects)
+    end       client  EndServer
     ping      both    Ping          id
     pong      both    Pong          id (that of the ping)
     bye       both    Bye           reason
     error     server  Failure       code, message
 
 Members that are not listed are ignored, a type that is not listed is an error. Texts are single lines of up to 2048
-characters; in what we send, other characters are replaced and the rest is cut off.
+characters; in what we send, other characters are replaced and the rest is cut off. The data of a login is base64 of up
+to 4096 characters. What is in a listing is checked by whoever shows it.
 """
 
 from __future__ import annotations
@@ -21,13 +29,13 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final, NoReturn
 
 from kdsrv.errors import PeerError
 from kdsrv.sessions.status import Status, status_from_json
-from kdsrv.wire.members import Members, one_line
+from kdsrv.wire.members import Members, base64_text, one_line
 from kdsrv.wire.window import DEFAULT_WINDOW, Window
 
 __all__ = [
@@ -36,15 +44,22 @@ __all__ = [
     "Attach",
     "Attached",
     "Bye",
+    "Challenge",
     "ClientHello",
     "Dropped",
+    "EndServer",
     "Failure",
+    "ListEverything",
+    "Listing",
+    "Login",
     "Message",
     "Ping",
     "Pong",
+    "Response",
     "Role",
     "ServerHello",
     "StatusReport",
+    "Welcome",
     "decode",
     "encode",
 ]
@@ -102,6 +117,84 @@ class ServerHello(Message):
 
     def members(self) -> dict[str, object]:
         return {"version": self.version, "software": one_line(self.software), "login": list(self.login)}
+
+
+@dataclass(frozen=True, slots=True)
+class Login(Message):
+    """The client begins a login by one of the methods that were offered. ``data`` is what the method says first."""
+
+    type = "login"
+    method: str
+    data: bytes = field(repr=False)
+
+    def members(self) -> dict[str, object]:
+        return {"method": one_line(self.method), "data": base64_text(self.data)}
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge(Message):
+    """What the client has to answer."""
+
+    type = "challenge"
+    data: bytes = field(repr=False)
+
+    def members(self) -> dict[str, object]:
+        return {"data": base64_text(self.data)}
+
+
+@dataclass(frozen=True, slots=True)
+class Response(Message):
+    """The answer to the challenge, by which the client proves who it is."""
+
+    type = "response"
+    data: bytes = field(repr=False)
+
+    def members(self) -> dict[str, object]:
+        return {"data": base64_text(self.data)}
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    """The client is in; with ``data`` the server proves who it is."""
+
+    type = "welcome"
+    data: bytes = field(repr=False)
+
+    def members(self) -> dict[str, object]:
+        return {"data": base64_text(self.data)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListEverything(Message):
+    """The client wants to know what the server has."""
+
+    type = "list"
+
+    def members(self) -> dict[str, object]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Message):
+    """What the server has, as JSON objects: about itself, its published targets, its sessions."""
+
+    type = "listing"
+    server: dict[str, object]
+    targets: list[dict[str, object]]
+    sessions: list[dict[str, object]]
+
+    def members(self) -> dict[str, object]:
+        return {"server": self.server, "targets": self.targets, "sessions": self.sessions}
+
+
+@dataclass(frozen=True, slots=True)
+class EndServer(Message):
+    """The client wants the server to end; the answer is its bye."""
+
+    type = "end"
+
+    def members(self) -> dict[str, object]:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +329,20 @@ _FROM_BOTH: Final[_Readers] = {
 _FROM: Final[dict[Role, _Readers]] = {
     Role.CLIENT: {
         ClientHello.type: _client_hello,
+        Login.type: lambda members: Login(members.text("method"), members.base64("data")),
+        Response.type: lambda members: Response(members.base64("data")),
+        ListEverything.type: lambda members: ListEverything(),
+        EndServer.type: lambda members: EndServer(),
         Attach.type: lambda members: Attach(members.text_or_none("trans"), members.text("client")),
         **_FROM_BOTH,
     },
     Role.SERVER: {
         ServerHello.type: _server_hello,
+        Challenge.type: lambda members: Challenge(members.base64("data")),
+        Welcome.type: lambda members: Welcome(members.base64("data")),
+        Listing.type: lambda members: Listing(
+            members.json_object("server"), members.json_objects("targets"), members.json_objects("sessions")
+        ),
         Attached.type: _attached,
         StatusReport.type: lambda members: StatusReport(status_from_json(members.value("status"))),
         Dropped.type: lambda members: Dropped(members.integer("prints"), members.integer("requests")),

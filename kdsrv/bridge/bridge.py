@@ -5,8 +5,8 @@ closes the debugger's line when the target or the network is away; it is silent 
 
 A debugger that comes, comes back, or sends RESET has lost the thread: the session is asked for a resync, and replies
 and state changes that come before the echo of it are to somebody else's requests and go no further. What waits for an
-answer (a stop, a prompt) is held until the debugger says its first word; file requests of a booting target, which
-would wait with it, are refused as a debugger refuses them.
+answer (a stop, a prompt) is held until the debugger says its first word, also when a debugger before it left without
+answering; file requests of a booting target, which would wait with it, are refused as a debugger refuses them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.kd.target_link import TargetLink
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.outbox import DroppedPrints, Outbox, is_print
@@ -32,6 +32,7 @@ from kdsrv.transports.transport import Transport
 __all__ = ["Bridge", "BridgeObserver"]
 
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
+_QUESTIONS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
 _FOR_OLD_REQUESTS: Final = _STOPS | {PacketType.STATE_MANIPULATE}
 
 
@@ -68,7 +69,7 @@ class Bridge:
         self._sending: Packet | None = None
         self._talking = False
         self._held: Packet | None = None
-        self._stop: Packet | None = None
+        self._announced: Packet | None = None
         self._echoes_missing = 0
 
     @property
@@ -122,8 +123,11 @@ class Bridge:
         if self._sending is not None and is_print(self._sending):
             self._outbox.put_back(self._sending)
         self._sending = None
-        if self._held is None:
-            self._held = self._stop
+        announced = self._announced
+        if announced is not None and announced.type == PacketType.FILE_IO:
+            self._refuse_file(announced)
+        elif self._held is None:
+            self._held = announced
         if line is not None:
             self._observer.debugger_left(line.description)
 
@@ -132,8 +136,8 @@ class Bridge:
     def packet_received(self, packet: Packet) -> None:
         if self._echoes_missing and packet.type in _FOR_OLD_REQUESTS:
             return
-        if packet.type in _STOPS:
-            self._stop = packet
+        if packet.type in _STOPS or (packet.type in _QUESTIONS and not is_print(packet)):
+            self._announced = packet
         if self._talking:
             self._outbox.put(packet)
             self._send_next()
@@ -155,16 +159,18 @@ class Bridge:
 
     def status_changed(self, status: Status) -> None:
         if status.run_state is not RunState.HALTED:
-            self._stop = None
+            if self._announced is not None and self._announced.type in _STOPS:
+                self._announced = None
             if self._held is not None and self._held.type in _STOPS:
                 self._held = None
         self._observer.status_changed(status)
 
     def session_lost(self, reason: KdsrvError) -> None:
-        self._stop = self._held = None
+        self._announced = self._held = None
         self._observer.session_lost(reason)
 
     def _refuse_file(self, packet: Packet) -> None:
+        self._announced = None
         try:
             answer = FileIo.decode(packet.payload).refusal()
         except PayloadError:
@@ -199,7 +205,9 @@ class Bridge:
     def _on_request(self, packet: Packet) -> None:
         self._talking = True
         if self._held is not None:
-            self._release_held(but_stops=True)
+            self._announce(but_stops=True)
+        if self._announced is not None and self._announced.type == packet.type:
+            self._announced = None
         if packet.type == PacketType.STATE_MANIPULATE:
             self._uplink.send_packet(packet.type, self._accommodation.adapt(packet.payload))
         else:
@@ -208,22 +216,18 @@ class Bridge:
     def _on_break_in(self) -> None:
         self._talking = True
         if self._held is not None:
-            self._release_held()
+            self._announce()
         else:
             self._uplink.break_in()
 
     def _on_reset(self) -> None:
         self._talking = True
         self._forget_requests()
-        self._release_held(but_stops=True)
+        self._announce(but_stops=True)
 
     def _on_resend_asked(self) -> None:
         self._talking = True
-        if self._held is not None:
-            self._release_held()
-        elif self._stop is not None:
-            self._outbox.put(self._stop)
-            self._send_next()
+        self._announce()
 
     def _on_gave_up(self) -> None:
         if self._sending is not None and is_print(self._sending):
@@ -235,11 +239,12 @@ class Bridge:
         self._echoes_missing += 1
         self._uplink.resync()
 
-    def _release_held(self, *, but_stops: bool = False) -> None:
-        """Hand over what was held; not a stop when the resync that is under way brings it again."""
-        held, self._held = self._held, None
-        if held is not None and not (but_stops and held.type in _STOPS):
-            self._outbox.put(held)
+    def _announce(self, *, but_stops: bool = False) -> None:
+        """Say what the target waits for, held back so far or not; no stop that a resync under way brings again."""
+        announced = self._announced if self._held is None else self._held
+        self._held = None
+        if announced is not None and not (but_stops and announced.type in _STOPS):
+            self._outbox.put(announced)
         self._send_next()
 
     def _send_next(self) -> None:
@@ -250,4 +255,5 @@ class Bridge:
                 packet = Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode())
             if packet is not None:
                 self._sending = packet
-                self._driver.link.send(packet.type, packet.payload, self._clock.seconds())
+                # some targets send more than a debugger takes; what sticks out has no use there
+                self._driver.link.send(packet.type, packet.payload[:MAX_PAYLOAD], self._clock.seconds())

@@ -98,7 +98,10 @@ class SocketListener:
 
 
 class PtyListener:
-    """Lets in whoever opens the slave of a pty; ``address`` is the slave's path."""
+    """Lets in whoever opens the slave of a pty; ``address`` is the slave's path.
+
+    Who is turned away has to close the slave and open it again.
+    """
 
     def __init__(self, reactor: Any, accept: Accept, link: Path | None = None) -> None:
         self._reactor = reactor
@@ -109,9 +112,12 @@ class PtyListener:
         self.address = os.ttyname(slave)
         # a slave that was open once and is closed shows as a hang-up, one that never was does not
         os.close(slave)
-        if link is not None:
-            link.unlink(missing_ok=True)
-            link.symlink_to(self.address)
+        try:
+            self._make_link()
+        except OSError:
+            os.close(self._master)
+            raise
+        self._turned_away = False
         self._look: IDelayedCall | None = None
         self._watch()
 
@@ -125,6 +131,11 @@ class PtyListener:
             if self._link is not None:
                 self._link.unlink(missing_ok=True)
 
+    def _make_link(self) -> None:
+        if self._link is not None:
+            self._link.unlink(missing_ok=True)
+            self._link.symlink_to(self.address)
+
     def _watch(self) -> None:
         """See whether somebody has opened the slave. The last close of it undid raw mode, so that is set again."""
         self._look = None
@@ -132,11 +143,17 @@ class PtyListener:
         poll = select.poll()
         poll.register(self._master, select.POLLIN)
         if any(event & select.POLLHUP for _, event in poll.poll(0)):
+            if self._turned_away:
+                termios.tcflush(self._master, termios.TCIOFLUSH)
+                self._turned_away = False
             self._watch_later()
-            return
-        line = _PtyLine(self._reactor, self.address, os.dup(self._master), self._watch_later)
-        if not self._accept(line):
-            line.close()
+        elif self._turned_away:
+            self._watch_later()
+        else:
+            line = _PtyLine(self._reactor, self.address, os.dup(self._master), self._watch_later)
+            if not self._accept(line):
+                self._turned_away = True
+                line.close()
 
     def _watch_later(self) -> None:
         if self._master >= 0 and self._look is None:

@@ -27,6 +27,7 @@ from kdsrv.kd.api import Api
 from kdsrv.kd.machine import Machine
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.state_change import StateChange
 from kdsrv.kd.statuses import Status
 from kdsrv.sessions.status import Running, RunState
 
@@ -47,7 +48,7 @@ def halted(machine: Machine = Machine.AMD64) -> ScriptedUplink:
 def data_of(request: Manipulate, count: int | None = None) -> bytes:
     """Memory in which every address holds its own low byte."""
     count = request["transfer_count"] if count is None else count
-    return bytes(range(256)) * 0 + bytes((request["address"] + offset) & 0xFF for offset in range(count))
+    return bytes((request["address"] + offset) & 0xFF for offset in range(count))
 
 
 # Replies
@@ -117,6 +118,38 @@ def test_a_processor_switch_that_is_refused() -> None:
     uplink.answer_all(lambda request: request.reply_unknown())
     with pytest.raises(RequestFailed, match="SwitchProcessor"):
         result_of(switching)
+
+
+def test_a_request_that_nobody_answers_is_given_up_and_the_line_brought_in_step() -> None:
+    uplink = halted()
+    first = start(uplink.target.read_virtual(HERE, 1))
+    uplink.clock.pump([1.0] * 10)
+    uplink.answer_all(lambda request: request.reply(data=b"x", actual=1))
+    assert result_of(first) == b"x"
+    work = [start(uplink.target.read_virtual(HERE, 1)), start(uplink.target.version())]
+    uplink.clock.pump([1.0] * 14)
+    assert uplink.resyncs == 0
+    uplink.clock.pump([1.0] * 16)
+    assert uplink.resyncs == 1
+    for each in work:
+        with pytest.raises(RequestLost):
+            result_of(each)
+    last = start(uplink.target.read_virtual(HERE, 1))
+    uplink.answer_all(lambda request: request.reply(data=b"y", actual=1))
+    assert result_of(last) == b"y"
+    uplink.clock.pump([1.0] * 60)
+    assert (uplink.resyncs, uplink.clock.getDelayedCalls()) == (1, [])
+
+
+def test_a_target_that_answers_slowly_is_waited_for() -> None:
+    uplink = halted()
+    reading = start(uplink.target.read_virtual(HERE, 100 * 3944))
+    for _ in range(100):
+        uplink.clock.pump([1.0] * 14)
+        request = uplink.asked.pop(0)
+        uplink.reply(request.reply(data=data_of(request), actual=3944))
+    assert len(result_of(reading)) == 100 * 3944  # type: ignore[arg-type]
+    assert uplink.resyncs == 0
 
 
 # Memory
@@ -253,8 +286,6 @@ def test_a_module_that_comes_while_breaking_in_counts_as_the_stop() -> None:
     uplink.target.continue_modules = True
     uplink.clock.advance(2)
     breaking = start(uplink.target.break_in())
-    from kdsrv.kd.state_change import StateChange
-
     change = StateChange.load_symbols(b"a.sys", HERE, report=bytes(48))
     uplink.conversation.packet_received(Packet(PacketType.STATE_CHANGE64, change.encode()))
     assert result_of(breaking) is uplink.target.stop
@@ -298,6 +329,34 @@ def test_x86_steps_and_breakpoints() -> None:
     assert (request.api, request["trace_flag"], request["dr7_x86"]) == (Api.CONTINUE2, 1, 0x402)
     uplink.stop(0xFFFFFFFF_80501235, Status.SINGLE_STEP, report=report)
     assert result_of(stepping) is uplink.target.stop
+
+
+def test_the_debug_register_is_the_programs_until_the_next_stop() -> None:
+    uplink = halted()
+    context = amd64.Context.build(context_flags=amd64.CONTEXT_DEBUG_REGISTERS, dr7=0x455)
+    setting = start(uplink.target.set_context(context))
+    uplink.answer_all(lambda request: request.reply())
+    result_of(setting)
+    registers = []
+    for pc in (PC + 1, PC + 2):
+        stepping = start(uplink.target.step())
+        (request,) = uplink.answer_all(lambda request: None)
+        registers.append(request["dr7"])
+        uplink.stop(pc, Status.SINGLE_STEP)
+        result_of(stepping)
+    assert registers == [0x455, 0x400]
+
+
+def test_a_stop_that_is_said_again_takes_no_breakpoint_out() -> None:
+    uplink = halted()
+    setting = start(uplink.target.set_breakpoint(PC + 4))
+    uplink.answer_all(lambda request: request.reply(handle=1))
+    result_of(setting)
+    uplink.stop(PC)
+    continuing = start(uplink.target.continue_())
+    (request,) = uplink.answer_all(lambda request: None)
+    result_of(continuing)
+    assert request.api == Api.CONTINUE2
 
 
 def test_machines_that_are_not_known_can_still_be_continued() -> None:

@@ -27,7 +27,7 @@ from kdsrv.errors import KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
 from kdsrv.sessions.status import Quiet, Running, Status
 from kdsrv.testing import MemoryLab
-from kdsrv.wire.connection import Connection, Event, LoginError, Sendable, VersionError
+from kdsrv.wire.connection import Connection, Event, Sendable, VersionError
 from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode
 from kdsrv.wire.messages import (
     Attach,
@@ -175,15 +175,6 @@ def test_versions_that_do_not_fit_are_both_named() -> None:
     (bye,) = talk.heard()
     assert isinstance(bye, Bye)
     assert "bring both to one release" in bye.reason
-
-
-def test_a_server_that_wants_a_login_is_left() -> None:
-    talk = Talk()
-    talk.heard()
-    talk.say(ServerHello(1, "a server", ("scram",)))
-    assert isinstance(reason(talk), LoginError)
-    assert [type(event) for event in talk.heard()] == [Bye]
-    assert talk.transport.disconnecting
 
 
 def test_something_else_that_answers_is_named() -> None:

@@ -11,7 +11,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -22,7 +22,7 @@ from kdsrv.kd.api import Api
 from kdsrv.kd.manipulate import MAX_TRANSFER
 from kdsrv.kd.statuses import Status
 
-__all__ = ["MemoryRead", "MemoryWrite", "Pace"]
+__all__ = ["MemoryRead", "MemoryWrite", "Pace", "Way"]
 
 T = TypeVar("T")
 
@@ -58,29 +58,29 @@ class Pace:
             self.limit = max(self.FEWEST, self.limit - 1)
 
 
+class Way(NamedTuple):
+    """How requests of a session go: the queue, the pace, and the clock that it is kept by, in seconds."""
+
+    queue: RequestQueue
+    pace: Pace
+    seconds: Callable[[], float]
+
+
 class _Transfer(ABC, Generic[T]):
     """One read or write, from ``start`` until ``done`` fires; cancelling that stops it."""
 
     api: int
-    physical: bool
 
-    def __init__(
-        self, queue: RequestQueue, pace: Pace, clock: Callable[[], float], address: int, length: int, caching: int
-    ) -> None:
+    def __init__(self, way: Way, address: int, length: int, physical: bool, caching: int) -> None:
         self.done: Deferred[T] = Deferred(lambda _: None)
-        self._queue = queue
-        self._pace = pace
-        self._now = clock
+        self._queue, self._pace, self._now = way
+        self._kind = "physical" if physical else "virtual"
         self._address = address
         self._caching = caching
         self._unasked = 0
         self._end = length
         self._again: deque[tuple[int, int]] = deque()
         self._asked: deque[tuple[int, int, float]] = deque()
-
-    @property
-    def _kind(self) -> str:
-        return "physical" if self.physical else "virtual"
 
     def start(self) -> Deferred[T]:
         """Send the first requests."""
@@ -152,19 +152,8 @@ class _Transfer(ABC, Generic[T]):
 class MemoryRead(_Transfer[bytes]):
     """Reads ``length`` bytes. ``caching`` says how physical pages are mapped (KD protocol, 2.5)."""
 
-    def __init__(
-        self,
-        queue: RequestQueue,
-        pace: Pace,
-        clock: Callable[[], float],
-        address: int,
-        length: int,
-        *,
-        physical: bool = False,
-        caching: int = 0,
-    ) -> None:
-        super().__init__(queue, pace, clock, address, length, caching)
-        self.physical = physical
+    def __init__(self, way: Way, address: int, length: int, *, physical: bool = False, caching: int = 0) -> None:
+        super().__init__(way, address, length, physical, caching)
         self.api = Api.READ_PHYSICAL_MEMORY if physical else Api.READ_VIRTUAL_MEMORY
         self._buffer = bytearray(length)
 
@@ -190,19 +179,8 @@ class MemoryRead(_Transfer[bytes]):
 class MemoryWrite(_Transfer[None]):
     """Writes ``data``."""
 
-    def __init__(
-        self,
-        queue: RequestQueue,
-        pace: Pace,
-        clock: Callable[[], float],
-        address: int,
-        data: bytes,
-        *,
-        physical: bool = False,
-        caching: int = 0,
-    ) -> None:
-        super().__init__(queue, pace, clock, address, len(data), caching)
-        self.physical = physical
+    def __init__(self, way: Way, address: int, data: bytes, *, physical: bool = False, caching: int = 0) -> None:
+        super().__init__(way, address, len(data), physical, caching)
         self.api = Api.WRITE_PHYSICAL_MEMORY if physical else Api.WRITE_VIRTUAL_MEMORY
         self._data = data
 

@@ -204,7 +204,9 @@ class ClientProtocol(Protocol):
     # Talking and ending
 
     def _say(self, message: Message) -> None:
-        self._write(self._connection.send(message))
+        """Say it, unless the server's last word came in the segment that is being looked at."""
+        if self._connection.state is not State.CLOSED:
+            self._write(self._connection.send(message))
 
     def _write(self, data: bytes) -> None:
         if self._writer is not None:

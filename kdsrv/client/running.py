@@ -1,4 +1,4 @@
-"""Letting a halted target go, and the breakpoints that stop it again.
+"""Letting a halted target go, and what stops it again: breakpoints, steps, break-ins.
 
 Three things a debugger has to know about a kernel that stops (KD protocol, 2.1 and 2.5): it takes out the breakpoints
 that lie in the 16 bytes from the program counter on, so they are put in again before it goes; it does not move the
@@ -9,6 +9,7 @@ own breakpoint is to be put in again has to be stepped over first.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -16,19 +17,23 @@ from twisted.internet.defer import gatherResults
 
 from kdsrv.client.conversation import Conversation
 from kdsrv.client.events import Stop
+from kdsrv.client.failures import TookTooLong
 from kdsrv.client.registers import FORMS, Context, Registers, SpecialRegisters
 from kdsrv.errors import SetupError
 from kdsrv.kd.machine import Machine, sign_extend
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.state_change import ControlReport
 from kdsrv.kd.statuses import Status, is_success
-from kdsrv.sessions.status import HaltReason
+from kdsrv.sessions.status import HaltReason, RunState
 
 __all__ = ["Breakpoint", "Runner"]
 
 _STREAM: Final = 16
 _INT3: Final = b"\xcc"
 _PLAIN_DR7: Final = 0x400
+_HANDLES: Final = range(1, 33)
+_SETTLING: Final = 1.0
+"""Seconds in which a target that was halted before we came has said so."""
 
 
 class Breakpoint:
@@ -61,6 +66,8 @@ class Runner:
         self._known_machine: Machine | None = None
         self._pc: int | None = None
         self._dr7: int | None = None
+        self._breaking_in = 0
+        self._settled_at = conversation.clock.seconds() + _SETTLING
 
     # Breakpoints
 
@@ -80,6 +87,13 @@ class Runner:
         if breakpoint_.handle is not None:
             await self._conversation.ask(Manipulate.restore_breakpoint(breakpoint_.handle))
         self._drop(breakpoint_)
+
+    async def clear_all(self) -> int:
+        """Take out all that the kernel has, whoever set them; how many there were."""
+        for breakpoint_ in tuple(self.breakpoints.values()):
+            await self.clear_breakpoint(breakpoint_)
+        asked = [self._conversation.ask(Manipulate.restore_breakpoint(handle), check=False) for handle in _HANDLES]
+        return sum(reply.succeeded for reply in await gatherResults(asked, consumeErrors=True))
 
     def forget(self) -> None:
         """The system that had the breakpoints is no more."""
@@ -128,7 +142,43 @@ class Runner:
         report = self._report(stop)
         return _STREAM if report is None else min(_STREAM, report["instruction_count"])
 
+    # Stopping
+
+    @property
+    def is_breaking_in(self) -> bool:
+        return self._breaking_in > 0
+
+    async def break_in(self) -> Stop:
+        """Make the target halt. One that was halted before we came is given the time to say so, for a break-in that it
+        does not need it keeps for when it runs."""
+        conversation = self._conversation
+        self._breaking_in += 1
+        try:
+            left = self._settled_at - conversation.clock.seconds()
+            if conversation.run_state is RunState.UNKNOWN and left > 0:
+                with suppress(TookTooLong):
+                    return await conversation.limit(conversation.next_stop(), left, "what it has to say")
+            if conversation.stop is not None:
+                return conversation.stop
+            stopping = conversation.next_stop()
+            conversation.break_in()
+            return await stopping
+        finally:
+            self._breaking_in -= 1
+
+    async def switch_processor(self, processor: int) -> Stop:
+        """Look at another one. ValueError if there is no such one."""
+        change = self._conversation.require_halted().change
+        if processor < 0 or (change is not None and processor >= change["processors"]):
+            raise ValueError(f"the target has no processor {processor}")
+        self._conversation.send(Manipulate.switch_processor(processor))
+        return await self._conversation.next_stop()
+
     # Going
+
+    async def run(self, status: int = Status.DBG_CONTINUE, *, trace: bool = False) -> Stop:
+        """Let the target go until it stops, or for one instruction."""
+        return await self.go(status, trace=trace) or await self._conversation.next_stop()
 
     async def go(self, status: int = Status.DBG_CONTINUE, *, trace: bool = False) -> Stop | None:
         """Let the target go, for one instruction if ``trace``. If it stops again on the way, that stop is returned."""

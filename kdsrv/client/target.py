@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from kdsrv.client.conversation import Conversation
 from kdsrv.client.events import Event, EventStream, Stop
-from kdsrv.client.failures import MemoryUnwritable, RequestFailed, TookTooLong
-from kdsrv.client.memory import MemoryRead, MemoryWrite
+from kdsrv.client.failures import MemoryUnwritable, RequestFailed
+from kdsrv.client.memory import MemoryRead, MemoryWrite, Way
 from kdsrv.client.registers import Context, Registers, SpecialRegisters
 from kdsrv.client.running import Breakpoint, Runner
 from kdsrv.kd.api import NO_REPLY
@@ -26,9 +26,6 @@ __all__ = ["Target"]
 
 T = TypeVar("T")
 
-_SETTLING: Final = 1.0
-"""Seconds in which a target that was halted before we came has said so."""
-_BREAKPOINT_HANDLES: Final = range(1, 33)
 _NOT_FOUND: Final = (NtStatus.NO_MORE_ENTRIES, NtStatus.NOT_FOUND)
 
 
@@ -63,8 +60,6 @@ class Target:
         self._registers = Registers(conversation, self._machine)
         self._runner = Runner(conversation, self._registers, self._machine)
         self._version: Version | None = None
-        self._breaking_in = 0
-        self._settled_at = conversation.clock.seconds() + _SETTLING
         conversation.see_stop = self._see_stop
         conversation.take_stop = self._take_stop
         conversation.see_status = self._see_status
@@ -126,7 +121,7 @@ class Target:
 
     async def break_in(self, *, timeout: float | None = None) -> Stop:
         """Make the target halt; one that is halted stays where it is."""
-        return await self._within(timeout, self._break_in(), "breaking in")
+        return await self._within(timeout, self._runner.break_in(), "breaking in")
 
     async def wait_for_stop(self, *, timeout: float | None = None) -> Stop:
         """The stop that the target is in, or the next one."""
@@ -140,15 +135,17 @@ class Target:
 
     async def run_until_stop(self, status: int = NtStatus.DBG_CONTINUE, *, timeout: float | None = None) -> Stop:
         """Let the target run until it stops again."""
-        return await self._within(timeout, self._run(status, trace=False), "running until the next stop")
+        return await self._within(timeout, self._runner.run(status), "running until the next stop")
 
     async def step(self, *, timeout: float | None = None) -> Stop:
         """Run one instruction of the processor that stopped."""
-        return await self._within(timeout, self._run(NtStatus.DBG_CONTINUE, trace=True), "a single step")
+        return await self._within(timeout, self._runner.run(trace=True), "a single step")
 
     async def switch_processor(self, processor: int, *, timeout: float | None = None) -> Stop:
         """Look at another processor: it becomes the one that stopped."""
-        return await self._within(timeout, self._switch_processor(processor), f"switching to processor {processor}")
+        return await self._within(
+            timeout, self._runner.switch_processor(processor), f"switching to processor {processor}"
+        )
 
     async def set_breakpoint(self, address: int, *, timeout: float | None = None) -> Breakpoint:
         """Set a breakpoint, or give the one of this session that is there already."""
@@ -156,30 +153,34 @@ class Target:
 
     async def clear_all_breakpoints(self, *, timeout: float | None = None) -> int:
         """Take out all software breakpoints, also those of earlier sessions; how many there were."""
-        return await self._within(timeout, self._clear_all(), "clearing all breakpoints")
+        return await self._within(timeout, self._runner.clear_all(), "clearing all breakpoints")
 
     # Memory
 
     async def read_virtual(self, address: int, length: int, *, timeout: float | None = None) -> bytes:
         """Read memory of any length as the current process of the halted processor sees it. MemoryUnreadable tells the
         first address that cannot be read, and what lies before it."""
-        return await self._read(address, length, timeout)
+        read = MemoryRead(self._way(), address, length)
+        return await self._limit(timeout, read.start(), f"reading {length} bytes")
 
     async def read_physical(
         self, address: int, length: int, *, caching: int = 0, timeout: float | None = None
     ) -> bytes:
         """Likewise for physical memory. ``caching``: 0 default, 1 cached, 2 uncached, 3 write-combined."""
-        return await self._read(address, length, timeout, physical=True, caching=caching)
+        read = MemoryRead(self._way(), address, length, physical=True, caching=caching)
+        return await self._limit(timeout, read.start(), f"reading {length} bytes")
 
     async def write_virtual(self, address: int, data: bytes, *, timeout: float | None = None) -> None:
         """Write memory of any length. MemoryUnwritable tells the first address that cannot be written."""
-        await self._write(address, data, timeout)
+        write = MemoryWrite(self._way(), address, data)
+        await self._limit(timeout, write.start(), f"writing {len(data)} bytes")
 
     async def write_physical(
         self, address: int, data: bytes, *, caching: int = 0, timeout: float | None = None
     ) -> None:
         """Likewise for physical memory."""
-        await self._write(address, data, timeout, physical=True, caching=caching)
+        write = MemoryWrite(self._way(), address, data, physical=True, caching=caching)
+        await self._limit(timeout, write.start(), f"writing {len(data)} bytes")
 
     async def search_memory(
         self, address: int, length: int, pattern: bytes, *, timeout: float | None = None
@@ -305,62 +306,10 @@ class Target:
 
     # Inside
 
-    async def _break_in(self) -> Stop:
-        conversation = self._conversation
-        self._breaking_in += 1
-        try:
-            if self.run_state is RunState.UNKNOWN and (left := self._settled_at - conversation.clock.seconds()) > 0:
-                try:
-                    return await conversation.limit(conversation.next_stop(), left, "")
-                except TookTooLong:
-                    pass
-            if conversation.stop is not None:
-                return conversation.stop
-            stopping = conversation.next_stop()
-            conversation.break_in()
-            return await stopping
-        finally:
-            self._breaking_in -= 1
-
-    async def _run(self, status: int, *, trace: bool) -> Stop:
-        return await self._runner.go(status, trace=trace) or await self._conversation.next_stop()
-
-    async def _switch_processor(self, processor: int) -> Stop:
-        change = self._conversation.require_halted().change
-        if processor < 0 or (change is not None and processor >= change["processors"]):
-            raise ValueError(f"the target has no processor {processor}")
-        self._conversation.send(Manipulate.switch_processor(processor))
-        return await self._conversation.next_stop()
-
-    async def _clear_all(self) -> int:
-        for breakpoint_ in self.breakpoints:
-            await breakpoint_.clear()
-        cleared = 0
-        for handle in _BREAKPOINT_HANDLES:
-            cleared += (await self._conversation.ask(Manipulate.restore_breakpoint(handle), check=False)).succeeded
-        return cleared
-
-    async def _read(
-        self, address: int, length: int, timeout: float | None, *, physical: bool = False, caching: int = 0
-    ) -> bytes:
+    def _way(self) -> Way:
         conversation = self._conversation
         conversation.require_halted()
-        now = conversation.clock.seconds
-        read = MemoryRead(
-            conversation.requests, conversation.pace, now, address, length, physical=physical, caching=caching
-        )
-        return await self._limit(timeout, read.start(), f"reading {length} bytes")
-
-    async def _write(
-        self, address: int, data: bytes, timeout: float | None, *, physical: bool = False, caching: int = 0
-    ) -> None:
-        conversation = self._conversation
-        conversation.require_halted()
-        now = conversation.clock.seconds
-        write = MemoryWrite(
-            conversation.requests, conversation.pace, now, address, data, physical=physical, caching=caching
-        )
-        await self._limit(timeout, write.start(), f"writing {len(data)} bytes")
+        return Way(conversation.requests, conversation.pace, conversation.clock.seconds)
 
     def _number(self, processor: int | None) -> int:
         return self._conversation.require_halted().processor if processor is None else processor
@@ -374,7 +323,7 @@ class Target:
             self._forget_boot()
 
     def _take_stop(self, stop: Stop) -> bool:
-        if self._breaking_in or not (
+        if self._runner.is_breaking_in or not (
             (self.continue_modules and stop.is_module) or (self.continue_reboots and stop.is_reboot)
         ):
             return False

@@ -34,6 +34,7 @@ from kdsrv.connection_strings import (
     SpipeServerSpec,
     SslClientSpec,
     SslServerSpec,
+    TargetSpec,
     TcpClientSpec,
     TcpSerialSpec,
     TcpServerSpec,
@@ -162,6 +163,7 @@ GOOD: list[tuple[str, Parse, str, object]] = [
         "sim:state=running,loss=0.05,readcap=1000",
         SimSpec(state="running", loss=0.05, read_cap=1000),
     ),
+    ("published", parse_kd_string, "Target:Name=rack-3.b", TargetSpec("rack-3.b")),
     (
         "quoted value",
         parse_server_string,
@@ -213,7 +215,9 @@ BAD: list[tuple[str, Parse, str, int, str]] = [
         1,
         'unknown transport "foo"; known: tcp, ssl, npipe, spipe, com, 1394, hyperv',
     ),
-    ("R1 kd", parse_kd_string, "foo:port=1", 1, 'unknown transport "foo"; known: com, net, 1394, usb, usb2, sim'),
+    ("R1 kd", parse_kd_string, "foo:a=1", 1, 'unknown transport "foo"; known: com, net, 1394, usb, usb2, sim, target'),
+    ("name of a target", parse_kd_string, "target:name=a/b", 13, "the name of a target is up to 64 letters"),
+    ("no name of a target", parse_kd_string, "target:", 8, "name is missing"),
     (
         "R2",
         parse_server_string,

@@ -17,6 +17,7 @@ from kdsrv.connection_strings.values import (
     a_number,
     a_pipe_path,
     a_port,
+    a_published_name,
     a_serial_port,
     a_target_name,
     a_text,
@@ -32,6 +33,7 @@ __all__ = [
     "PipeSpec",
     "SerialSpec",
     "SimSpec",
+    "TargetSpec",
     "TcpSerialSpec",
     "UsbSpec",
     "fill_in",
@@ -128,7 +130,15 @@ class SimSpec(Spec):
     cpus: int = field(default=2, metadata=reads(a_number("cpus", 1, 64)))
 
 
-KdSpec = SerialSpec | PipeSpec | TcpSerialSpec | ModemSpec | FireWireSpec | UsbSpec | NetSpec | SimSpec
+@dataclass(frozen=True, slots=True)
+class TargetSpec(Spec):
+    """A target that the server publishes under this name; what stands behind it only the server knows."""
+
+    transport: ClassVar[str] = "target"
+    name: str = field(metadata=reads(a_published_name))
+
+
+KdSpec = SerialSpec | PipeSpec | TcpSerialSpec | ModemSpec | FireWireSpec | UsbSpec | NetSpec | SimSpec | TargetSpec
 
 _KINDS: Final[dict[str, type[KdSpec]]] = {
     "com": SerialSpec,
@@ -137,6 +147,7 @@ _KINDS: Final[dict[str, type[KdSpec]]] = {
     "usb2": UsbSpec,
     "net": NetSpec,
     "sim": SimSpec,
+    "target": TargetSpec,
 }
 _COM_KINDS: Final[dict[str, type[KdSpec]]] = {
     "pipe": PipeSpec,

@@ -43,7 +43,9 @@ class Form(NamedTuple):
 _REMOTE: Final = ("tcp", "ssl", "npipe", "spipe", "com", "1394", "hyperv")
 SERVER_STRING: Final = Form("server string", "tcp:port=1234", _REMOTE)
 CLIENT_STRING: Final = Form("client string", "tcp:server=HOST,port=1234", _REMOTE)
-KD_STRING: Final = Form("kd-string", "com:port=com1,baud=115200", ("com", "net", "1394", "usb", "usb2", "sim"))
+KD_STRING: Final = Form(
+    "kd-string", "com:port=com1,baud=115200", ("com", "net", "1394", "usb", "usb2", "sim", "target")
+)
 
 
 class Spec:

@@ -24,6 +24,7 @@ __all__ = [
     "a_port",
     "a_port_range",
     "a_protocol",
+    "a_published_name",
     "a_serial_port",
     "a_target_name",
     "a_text",
@@ -37,6 +38,7 @@ _SERIAL_PORT: Final = re.compile(r"(\\\\\.\\)?com[0-9]{1,5}|/.+", re.IGNORECASE)
 _PIPE_PATH: Final = re.compile(r"\\\\[^\\]+\\pipe\\.+|/.+", re.IGNORECASE)
 _HOST: Final = re.compile(r"""[^\s\\/,={}@"'?*<>|]+""")
 _TARGET_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,24}")
+_PUBLISHED_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _BASE_36: Final = re.compile(r"[0-9A-Za-z]{1,13}")
 
 
@@ -164,6 +166,13 @@ def a_net_key(text: str) -> str:
         raise UnfitValueError("a key is four components with dots between, each 1 to 13 characters of 0-9 and a-z")
     if any(int(part, 36) >= 1 << 64 for part in parts):
         raise UnfitValueError("a component of the key is greater than 3w5e11264sgsf, the greatest 64-bit number")
+    return text
+
+
+def a_published_name(text: str) -> str:
+    """The name under which a server publishes a target."""
+    if not _PUBLISHED_NAME.fullmatch(text):
+        raise UnfitValueError("the name of a target is up to 64 letters, digits and any of . _ @ -")
     return text
 
 

@@ -30,6 +30,8 @@ RINGS = {
     "kdsrv.errors": PURE,
     "kdsrv.kd": PURE,
     "kdsrv.link_driver": TWISTED,
+    "kdsrv.local_pipes": TWISTED,
+    "kdsrv.process_title": OUTSIDE,
     "kdsrv.server": TWISTED,
     "kdsrv.sessions": PURE,
     "kdsrv.sessions.directory": TWISTED,
@@ -37,6 +39,7 @@ RINGS = {
     "kdsrv.sim": PURE,
     "kdsrv.tap": OUTSIDE,
     "kdsrv.testing": TWISTED,
+    "kdsrv.tls": TWISTED,
     "kdsrv.transports": TWISTED,
     "kdsrv.wire": PURE,
 }

@@ -12,6 +12,7 @@ from kdsrv.kd.state_change import StateChange
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
+from kdsrv.sim.decoder import RIP
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.options import SimOptions
 from kdsrv.sim.target import SimulatedTarget
@@ -166,6 +167,12 @@ class SimBench:
 
     def ask(self, request: Manipulate) -> None:
         self.session.send_packet(PacketType.STATE_MANIPULATE, request.encode())
+
+    def step_over_break(self) -> None:
+        """Move the program counter past the int3 of a break-in, as debuggers do before they continue."""
+        processor = self.target.machine.current
+        if self.target.memory.read_virtual(processor.pc, 1) == b"\xcc":
+            processor.registers[RIP] += 1
 
     def wait(self, seconds: float) -> None:
         pass_time(self.clock, seconds)

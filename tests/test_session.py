@@ -485,10 +485,26 @@ def test_break_in_right_after_continue_halts_again() -> None:
     bench = SimBench()
     bench.wait(1)
     bench.user.events.clear()
+    bench.step_over_break()
     bench.ask(Manipulate.continue2())
     bench.session.break_in()
     bench.wait(1)
     assert len(bench.user.stops) == 1
+    assert bench.session.run_state is RunState.HALTED
+    bench.close()
+
+
+def test_a_continued_target_runs_until_it_is_broken_into() -> None:
+    bench = SimBench()
+    bench.wait(1)
+    bench.step_over_break()
+    bench.ask(Manipulate.continue2())
+    bench.wait(10)
+    assert bench.target.state is TargetState.RUNNING
+    assert bench.session.run_state is RunState.RUNNING
+    bench.session.break_in()
+    bench.wait(1)
+    assert len(bench.user.stops) == 2
     assert bench.session.run_state is RunState.HALTED
     bench.close()
 

@@ -68,6 +68,7 @@ class Client:
             self.read()
 
     def run(self) -> None:
+        self.bench.step_over_break()
         self.bench.ask(Manipulate.continue2())
 
     def switch(self) -> None:

@@ -64,6 +64,13 @@ class Packet(NamedTuple):
     payload: bytes
 
 
+class _Summed:
+    """The payload summed last, and its sum: a packet that is passed on from one link to another is summed only once."""
+
+    payload = b""
+    sum = 0
+
+
 def checksum(payload: bytes) -> int:
     """The sum of all payload bytes, as KD wants it (KD protocol, 1.2).
 
@@ -72,7 +79,10 @@ def checksum(payload: bytes) -> int:
     """
     if len(payload) <= _CHUNK:
         return adler32(payload, 0) & 0xFFFF
-    return sum([adler32(payload[at : at + _CHUNK], 0) & 0xFFFF for at in range(0, len(payload), _CHUNK)])
+    if payload is not _Summed.payload:
+        _Summed.sum = sum([adler32(payload[at : at + _CHUNK], 0) & 0xFFFF for at in range(0, len(payload), _CHUNK)])
+        _Summed.payload = payload
+    return _Summed.sum
 
 
 def encode_data(packet_type: int, packet_id: int, payload: bytes) -> bytes:

@@ -14,8 +14,9 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, sim
+from kdsrv.commands import connect, demo, password, sim
 from kdsrv.errors import KdsrvError
+from kdsrv.process_title import hide_secrets
 
 __all__ = ["main"]
 
@@ -23,12 +24,18 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "connect": (connect, "hold a target of a server and let a local debugger at it"),
     "demo": (demo, "show the whole path on a simulated target, without hardware"),
     "sim": (sim, "run a simulated target"),
+    "password": (password, "make or check a user's line in a user file"),
 }
+_AT_THE_KEYBOARD: Final = frozenset({"password"})
+"""Commands that ask for something and wait, which a reactor would not let Ctrl-C end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for an error that has been told, 2 for a wrong option."""
+    hide_secrets()
     options = _parser().parse_args(arguments)
+    if options.command in _AT_THE_KEYBOARD:
+        return _run_at_the_keyboard(options)
     from twisted.internet import reactor
 
     return _run(reactor, options)
@@ -46,6 +53,16 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=module.run)
         module.configure(command)
     return parser
+
+
+def _run_at_the_keyboard(options: argparse.Namespace) -> int:
+    try:
+        return _status(options.run(None, options))
+    except (KeyboardInterrupt, EOFError):
+        sys.stderr.write("\n")
+        return 1
+    except KdsrvError:
+        return _status(Failure())
 
 
 def _run(reactor: Any, options: argparse.Namespace) -> int:

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from session_bench import QuietLine, User, pass_time
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from kdsrv.connection_strings import KdSpec, PipeSpec
+from kdsrv.connection_strings.kd import NetSpec, SerialSpec, SimSpec
+from kdsrv.errors import LinkLost, SetupError, TargetError, TargetHeld
+from kdsrv.kd.link import GaveUp
+from kdsrv.sessions.directory import Directory
+from kdsrv.sessions.session import Session
+from kdsrv.transports.opener import Opener
+from kdsrv.transports.simulated import SimulatedTargets
+from kdsrv.transports.transport import Transport
+
+
+class PlannedOpener(Opener):
+    """Gives what the test has ready for it."""
+
+    def __init__(self) -> None:
+        self.opened: list[KdSpec] = []
+        self.result: Deferred[Transport] = succeed(QuietLine())
+
+    def open(self, spec: KdSpec) -> Deferred[Transport]:
+        self.opened.append(spec)
+        return self.result
+
+
+class DirectoryTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.opener = PlannedOpener()
+        self.environ = {"_NT_DEBUG_PORT": "com7", "_NT_DEBUG_BAUD_RATE": "115200"}
+        self.directory = Directory(self.clock, self.opener, self.environ, lambda: 0.0)
+
+    def open(self, path: str = "/nowhere/a", holder: str = "kim") -> Session:
+        session: Session = self.successResultOf(self.directory.open(PipeSpec(path), holder, "192.0.2.1"))
+        return session
+
+    def test_a_target_is_opened_and_held(self) -> None:
+        session = self.open()
+        assert list(self.directory) == [session]
+        assert session.name == str(PipeSpec("/nowhere/a"))
+        assert session.lease.holder == "kim"
+        failure = self.failureResultOf(self.directory.open(PipeSpec("/nowhere/../nowhere/a"), "lee", "192.0.2.2"))
+        failure.trap(TargetHeld)
+        assert "held by kim from 192.0.2.1" in str(failure.value)
+        assert len(self.opener.opened) == 1
+
+    def test_other_targets_are_free(self) -> None:
+        self.opener.result = succeed(QuietLine())
+        first = self.open("/nowhere/a")
+        self.opener.result = succeed(QuietLine())
+        second = self.open("/nowhere/b")
+        assert list(self.directory) == [first, second]
+
+    def test_a_closed_session_frees_its_target(self) -> None:
+        session = self.open()
+        session.start(User())
+        self.directory.close(session)
+        pass_time(self.clock, 1.5)
+        assert list(self.directory) == []
+        assert session.transport.closed  # type: ignore[attr-defined]
+        self.opener.result = succeed(QuietLine())
+        assert self.open() is not session
+        assert self.clock.getDelayedCalls() == []
+
+    def test_a_late_close_does_not_free_the_successors_target(self) -> None:
+        session = self.open()
+        self.directory.close(session)
+        pass_time(self.clock, 1.5)
+        self.opener.result = succeed(QuietLine())
+        successor = self.open()
+        self.directory.close(session)
+        pass_time(self.clock, 1.5)
+        assert list(self.directory) == [successor]
+        self.failureResultOf(self.directory.open(PipeSpec("/nowhere/a"), "lee", "x"), TargetHeld)
+
+    def test_whoever_comes_while_one_leaves_waits_a_moment(self) -> None:
+        session = self.open()
+        session.start(User())
+        self.directory.close(session)
+        self.opener.result = succeed(QuietLine())
+        opening = self.directory.open(PipeSpec("/nowhere/a"), "lee", "x")
+        pass_time(self.clock, 1.5)
+        assert self.successResultOf(opening).lease.holder == "lee"
+
+    def test_a_target_that_cannot_be_opened_is_free(self) -> None:
+        self.opener.result = fail(TargetError(target="a", why="it burns"))
+        self.failureResultOf(self.directory.open(PipeSpec("/nowhere/a"), "kim", "x"), TargetError)
+        self.opener.result = succeed(QuietLine())
+        self.open()
+
+    def test_an_opening_that_is_cancelled_frees_the_target(self) -> None:
+        cancelled: list[object] = []
+        self.opener.result = Deferred(cancelled.append)
+        opening = self.directory.open(PipeSpec("/nowhere/a"), "kim", "x")
+        self.failureResultOf(self.directory.open(PipeSpec("/nowhere/a"), "lee", "x"), TargetHeld)
+        opening.cancel()
+        self.failureResultOf(opening, CancelledError)
+        assert len(cancelled) == 1
+        self.opener.result = succeed(QuietLine())
+        self.open()
+
+    def test_a_lost_session_is_closed_by_its_user(self) -> None:
+        session = self.open()
+        session.start(User())
+        session.transport_lost(LinkLost(target="a", why="unplugged"))
+        self.directory.close(session)
+        assert list(self.directory) == []
+        assert self.clock.getDelayedCalls() == []
+
+    def test_the_environment_fills_in_what_is_left_open(self) -> None:
+        self.successResultOf(self.directory.open(None, "kim", "x"))
+        assert self.opener.opened == [SerialSpec("com7", 115200)]
+
+    def test_an_environment_that_cannot_be_used_is_a_sentence(self) -> None:
+        self.environ["_NT_DEBUG_BAUD_RATE"] = "fast"
+        failure = self.failureResultOf(self.directory.open(None, "kim", "x"), SetupError)
+        assert "_NT_DEBUG_BAUD_RATE" in str(failure.value)
+
+    def test_the_number_of_resets_is_the_strings(self) -> None:
+        for resets, sent in ((None, 3), (0, None), (2, 2)):
+            self.opener.result = succeed(QuietLine())
+            spec = PipeSpec("/nowhere/p", resets=resets)
+            session: Session = self.successResultOf(self.directory.open(spec, "kim", "x"))
+            session.start(User())
+            gave_up: list[GaveUp] = []
+            session._on_gave_up = gave_up.append  # type: ignore[method-assign]
+            pass_time(self.clock, 60)
+            count = session.transport.written.count(b"iiii")  # type: ignore[attr-defined]
+            if sent is None:
+                assert count > 5
+                assert gave_up == []
+            else:
+                assert count == sent
+            self.directory.close(session)
+            pass_time(self.clock, 1.5)
+
+    def test_close_all(self) -> None:
+        users = []
+        for path in ("/nowhere/a", "/nowhere/b"):
+            self.opener.result = succeed(QuietLine())
+            session = self.open(path)
+            users.append(User())
+            session.start(users[-1])
+        self.directory.close_all()
+        pass_time(self.clock, 1.5)
+        assert list(self.directory) == []
+        assert self.clock.getDelayedCalls() == []
+        for user in users:
+            assert isinstance(user.events[-1], SetupError)
+
+
+class OpenedTests(SynchronousTestCase):
+    """With the real opener."""
+
+    def test_what_is_not_supported_is_a_sentence_and_frees_the_target(self) -> None:
+        clock = Clock()
+        directory = Directory(clock, Opener(clock), {})
+        for _ in range(2):
+            failure = self.failureResultOf(directory.open(NetSpec(port=50000, key="1.2.3.4"), "kim", "x"), SetupError)
+            assert "not supported" in str(failure.value)
+
+    def test_a_simulated_target_lives_on(self) -> None:
+        clock = Clock()
+        targets = SimulatedTargets(clock)
+        directory = Directory(clock, Opener(clock, targets), {})
+        for _ in range(2):
+            session: Session = self.successResultOf(directory.open(SimSpec(), "kim", "x"))
+            user = User()
+            session.start(user)
+            pass_time(clock, 3)
+            assert len(user.stops) == 1
+            directory.close(session)
+            pass_time(clock, 1.5)
+        targets.stop()
+        assert clock.getDelayedCalls() == []

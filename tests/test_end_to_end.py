@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,20 @@ GARBAGE: tuple[Callable[[random.Random], bytes], ...] = (
 )
 
 
+def test_a_debugger_may_come_back_at_once() -> None:
+    """It is not taken for a second one, though the bridge has not read to the end of its old line."""
+    with Server("--bridge", "listen=@{tcp:0},trans=@{sim:name=own}") as server, Client(server.string()) as client:
+        place = server.wait_for(r"a debugger finds sim:name=own on 127\.0\.0\.1:(\d+)")
+        for address in (("127.0.0.1", int(place[1])), client.bridge):
+            for _ in range(12):
+                with Debugger(address) as debugger:
+                    debugger.halt()
+                    debugger.send(Manipulate.read_virtual(KERNEL_BASE, 3000))
+        assert "turned away" not in server.text
+        assert client.events("debugger")[-1]["state"] in ("came", "left")
+        assert all(event["state"] != "refused" for event in client.events("debugger"))
+
+
 def test_a_server_keeps_nothing_of_those_who_left() -> None:
     dice = random.Random(7)
     with Server() as server:
@@ -204,7 +219,7 @@ def test_the_answer_to_garbage_arrives() -> None:
     with Server() as server:
         for garbage, word in ((b"GET / HTTP/1.1\r\n\r\n", b"HTTP"), (b"\x16\x03\x01" * 100_000, b"TLS")):
             with socket.create_connection(("127.0.0.1", server.port), 5) as line:
-                with suppress(OSError):
+                with contextlib.suppress(OSError):
                     line.sendall(garbage)
                 assert word in line.recv(65536)
 

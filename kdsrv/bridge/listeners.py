@@ -33,6 +33,10 @@ __all__ = ["Listener", "PtyListener", "SocketListener", "listen_on_pty", "listen
 _LOOK_INTERVAL: Final = 0.1
 """Seconds between two looks at whether somebody has opened the pty."""
 
+_ARRIVAL: Final = 0.02
+"""Seconds until a debugger is let in. One that comes right after another has left must not be taken for a second one,
+and how the other one's line ended is read only after what it had sent."""
+
 Accept = Callable[[Transport], bool]
 """Takes the line of a debugger that came; False: another one is here."""
 
@@ -57,6 +61,7 @@ class SocketListener:
         self._socket = listening
         self._accept = accept
         self._unlink = unlink
+        self._arriving: dict[DescriptorTransport, IDelayedCall] = {}
         listening.setblocking(False)
         reactor.addReader(self)
 
@@ -69,6 +74,10 @@ class SocketListener:
         if self._socket.fileno() >= 0:
             self._reactor.removeReader(self)
             self._socket.close()
+            for line, arrival in self._arriving.items():
+                arrival.cancel()
+                line.close()
+            self._arriving.clear()
             if self._unlink is not None:
                 self._unlink.unlink(missing_ok=True)
 
@@ -90,6 +99,10 @@ class SocketListener:
         else:
             name = self.address
         line = DescriptorTransport(self._reactor, name, connection.detach())
+        self._arriving[line] = self._reactor.callLater(_ARRIVAL, self._let_in, line)
+
+    def _let_in(self, line: DescriptorTransport) -> None:
+        del self._arriving[line]
         if not self._accept(line):
             line.close()
 

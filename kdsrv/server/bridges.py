@@ -36,10 +36,10 @@ def parse_listen(text: str, default_host: str = "127.0.0.1") -> ListenAddress:
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
         return Path(rest)
-    port, _, interface = rest.partition(":")
-    if kind != "tcp" or not port.isdecimal() or int(port) > 65535 or (interface and "interface=" not in interface):
+    port, _, interface = rest.partition(":interface=")
+    if kind != "tcp" or not port.isdecimal() or int(port) > 65535:
         raise SetupError(why=f"a bridge cannot listen on '{text}'; write {_FORMS}")
-    return interface.removeprefix("interface=").replace("\\:", ":") or default_host, int(port)
+    return interface.replace("\\:", ":") or default_host, int(port)
 
 
 class BridgeService(Service):

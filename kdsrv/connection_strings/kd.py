@@ -37,6 +37,7 @@ __all__ = [
     "TcpSerialSpec",
     "UsbSpec",
     "fill_in",
+    "kind_of",
     "parse_kd_string",
     "read_kd_node",
 ]
@@ -168,13 +169,17 @@ def parse_kd_string(text: str) -> KdSpec:
 
 def read_kd_node(node: Node) -> KdSpec:
     """The same for a string that stands within another."""
+    return read_spec(kind_of(node), node)
+
+
+def kind_of(node: Node) -> type[KdSpec]:
+    """The kind of spec that this node is one of, told by its transport and the names in it."""
     check_form(node, KD_STRING)
-    kind = _KINDS[node.transport]
-    if node.transport == "com":
-        if channel := node.find("channel"):
-            raise node.problem(channel.start, wrong_form("server or client string (it has a channel)", KD_STRING))
-        kind = next((found for name, found in _COM_KINDS.items() if node.find(name)), SerialSpec)
-    return read_spec(kind, node)
+    if node.transport != "com":
+        return _KINDS[node.transport]
+    if channel := node.find("channel"):
+        raise node.problem(channel.start, wrong_form("server or client string (it has a channel)", KD_STRING))
+    return next((found for name, found in _COM_KINDS.items() if node.find(name)), SerialSpec)
 
 
 def fill_in(spec: KdSpec | None, environ: Mapping[str, str]) -> KdSpec:

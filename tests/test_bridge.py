@@ -159,6 +159,29 @@ def test_what_was_under_way_when_the_reset_came_goes_no_further(bench: BridgeBen
     assert debugger.take() == [reply(2)]
 
 
+def test_what_waited_for_the_debugger_when_the_reset_came_goes_no_further(bench: BridgeBench) -> None:
+    debugger = bench.come()
+    debugger.reset()
+    debugger.take()
+    bench.give(reply(1), reply(2), printed(b"text"))
+    debugger.line.take()
+    debugger.reset()
+    assert debugger.take() == [printed(b"text"), STOP]
+
+
+def test_large_reads_of_radare2_are_cut(bench: BridgeBench) -> None:
+    debugger = bench.come()
+    debugger.reset()
+    debugger.ask(Manipulate.get_context(flags=0x1003F))
+    debugger.ask(Manipulate.read_virtual(1, 4096))
+    assert Manipulate.decode(bench.session.asked[-1].payload)["transfer_count"] < 2048
+    debugger.leave()
+    debugger = bench.come()
+    debugger.reset()
+    debugger.ask(Manipulate.read_virtual(1, 4096))
+    assert Manipulate.decode(bench.session.asked[-1].payload)["transfer_count"] == 4096
+
+
 def test_each_reset_waits_for_its_own_echo(bench: BridgeBench) -> None:
     debugger = bench.come()
     bench.session.answers_at_once = False

@@ -358,6 +358,19 @@ def test_a_reset_of_the_target_loses_the_request_in_flight(halted: LineBench) ->
     assert [change.program_counter for change in halted.user.stops] == [0x2000]
 
 
+def test_requests_wait_for_the_stop_after_a_reset_of_the_target(halted: LineBench) -> None:
+    halted.ask(Manipulate.clear_all_internal_breakpoints())
+    halted.hear(ack(A))
+    halted.wait(10)
+    halted.line.take()
+    halted.hear(RESET)
+    assert halted.session.run_state is RunState.UNKNOWN
+    halted.ask(read(1))
+    assert halted.line.take() == RESET
+    halted.hear(stop(A))
+    assert halted.asked() == [1]
+
+
 def test_a_boot_loses_the_request_in_flight(halted: LineBench) -> None:
     halted.ask(read(1))
     halted.hear(stop(A | SYNC, 0x2000))
@@ -679,6 +692,16 @@ def test_close_is_silent_and_leaves_nothing_in_the_clock(halted: LineBench) -> N
     assert halted.user.events == []
     assert halted.line.closed
     assert halted.clock.getDelayedCalls() == []
+
+
+def test_a_closed_session_may_be_called_and_does_nothing(bench: LineBench) -> None:
+    bench.wait(10)
+    bench.session.close()
+    bench.line.take()
+    bench.session.resync()
+    bench.session.break_in()
+    assert bench.line.take() == b""
+    assert bench.clock.getDelayedCalls() == []
 
 
 def test_a_user_may_close_from_within_a_call(halted: LineBench) -> None:

@@ -11,6 +11,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure as TwistedFailure
 
+from kdsrv.auth.door import Door
+from kdsrv.auth.users import UserBook
 from kdsrv.server.protocol import KdsrvServerFactory
 from kdsrv.sessions.directory import Directory
 from kdsrv.transports.opener import Opener
@@ -29,20 +31,20 @@ EPOCH = 1_700_000_000.0
 class ServerInMemory:
     """A server whose simulated targets are at hand by name."""
 
-    def __init__(self, opener: Any = None) -> None:
+    def __init__(self, opener: Any = None, book: UserBook | None = None) -> None:
         self.clock = Clock()
         self.targets = SimulatedTargets(self.clock)
         self.directory = Directory(
             self.clock, opener or Opener(self.clock, self.targets), {}, lambda: EPOCH + self.clock.seconds()
         )
-        self.factory = KdsrvServerFactory(self.clock, self.directory)
+        self.factory = KdsrvServerFactory(self.clock, self.directory, Door(book))
 
     def call(self, host: str = "192.0.2.7", port: int = 4000) -> Caller:
         return Caller(self, host, port)
 
-    def attach(self, trans: str | None = "sim:", client: str = "kim@desk") -> Caller:
+    def attach(self, trans: str | None = "sim:", client: str = "kim@desk", host: str = "192.0.2.7") -> Caller:
         """A client that has asked for a target."""
-        caller = self.call()
+        caller = self.call(host)
         caller.say(ClientHello("a test"))
         caller.hear()
         caller.say(Attach(trans, client))

@@ -15,6 +15,7 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 from wire_talk import READ
 
+from kdsrv.auth.door import MOST_WAITING, MOST_WAITING_PER_PLACE
 from kdsrv.client.protocol import ClientProtocol, ServerGone, ServerRefused
 from kdsrv.errors import TargetError
 from kdsrv.kd.debug_io import DebugIo
@@ -67,7 +68,7 @@ class ServerCase(SynchronousTestCase):
         self.addCleanup(self.check_rest)
 
     def check_rest(self) -> None:
-        for protocol in (*self.server.factory._attached, *self.server.factory._waiting):
+        for protocol in tuple(self.server.factory._connected):
             protocol.connectionLost()
         self.server.wait(LEAVING)
         assert self.server.end() == []
@@ -110,23 +111,38 @@ class GreetingTests(ServerCase):
         self.server.wait(5.1)
         assert caller.is_aborted
 
-    def test_so_many_may_wait_and_no_more(self) -> None:
-        waiting = [self.server.call(port=port) for port in range(MAX_WAITING)]
+    def test_so_many_may_wait_from_one_place_then_the_oldest_goes(self) -> None:
+        waiting = [self.server.call(port=port) for port in range(MOST_WAITING_PER_PLACE)]
         assert all(caller.is_connected for caller in waiting)
-        assert str(MAX_WAITING) in self.refused(self.server.call()).message
-        assert not self.server.call().is_connected
-        for caller in waiting[:5]:
-            caller.leave()
-        two = self.server.attach()
-        self.server.wait()
-        assert two.hear(Attached), "those that attached or left do not count"
+        newcomer = self.server.call()
+        assert "one of the oldest" in self.refused(waiting[0]).message
+        assert newcomer.is_connected
+        assert all(caller.is_connected for caller in waiting[1:])
 
-    def test_attached_clients_do_not_count_as_waiting(self) -> None:
+    def test_a_newcomer_from_elsewhere_gets_in_whatever_waits(self) -> None:
+        crowd = [self.server.call(f"192.0.2.{number % 40}", number) for number in range(2 * MOST_WAITING)]
+        assert sum(caller.is_connected for caller in crowd) == MOST_WAITING
+        assert self.server.attach(host="198.51.100.1").hear(Attached)
+
+    def test_one_that_goes_for_others_and_does_not_take_the_last_word_is_cut_off_soon(self) -> None:
+        waiting = [self.server.call(port=port) for port in range(MOST_WAITING_PER_PLACE + 1)]
+        self.server.wait(0.6)
+        assert waiting[0].is_aborted
+        assert waiting[1].is_connected
+
+    def test_clients_that_were_served_do_not_count_as_waiting(self) -> None:
         for number in range(3):
             assert self.server.attach(f"sim:name=t{number}").hear(Attached)
-        for port in range(MAX_WAITING):
-            assert self.server.call(port=port).is_connected
-        assert not self.server.call().is_connected
+        for port in range(MOST_WAITING):
+            self.server.call(f"192.0.2.{port % 40}", port)
+        assert len(self.server.factory._attached) == 3
+        assert len(self.server.factory.door.crowd) == MOST_WAITING
+
+    def test_so_many_may_open_targets_at_once_and_no_more(self) -> None:
+        self.start(ServerInMemory(SlowOpener()))
+        callers = [self.server.attach(f"sim:name=t{number}") for number in range(MAX_WAITING + 1)]
+        assert str(MAX_WAITING) in self.refused(callers[-1]).message
+        assert all(caller.is_connected for caller in callers[:-1])
 
 
 class GarbageTests(ServerCase):
@@ -580,6 +596,14 @@ class SlowClientTests(ServerCase):
         self.server.wait(asked * 0.02)
         assert not caller.is_aborted
         assert len(caller.hear(Packet)) == asked
+
+    def test_requests_without_a_reply_are_bounded_too(self) -> None:
+        caller = self.attach_running()
+        for _ in range(2000):
+            caller.say(CONTINUE)
+        assert caller.is_connected
+        caller.say(CONTINUE)
+        assert "without end" in self.refused(caller).message
 
     def test_more_than_the_window_is_refused(self) -> None:
         caller = self.server.attach()

@@ -1,16 +1,19 @@
-"""One client's connection, as the server sees it: hello, attach, then a session's packets until either side leaves.
+"""One client's connection, as the server sees it: hello, login, attach, then a session's packets until either leaves.
 
     step        what is awaited                 time limit, seconds
-    greeting    hello, then attach              10, or the connection is closed; counted from the first byte where the
-                                                server dialled, as that connection waits for its client
+    greeting    hello, and a login if the       10, or the connection is closed; counted from the first byte where the
+                door asks for one               server dialled, as that connection waits for its client
+    ready       attach, or a question           10, from the login if there was one
     opening     the transport to the target     the transport's own
     attached    anything                        45 without a byte (a ping goes out after 15)
 
-The rules of what may be said when are those of ``kdsrv.wire.connection``; this module carries them out.
+The rules of what may be said when are those of ``kdsrv.wire.connection``; who may come in, and how soon after failures,
+is for the ``Door``. This module carries them out.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,14 +27,20 @@ from typing_extensions import override
 
 from kdsrv import __version__
 from kdsrv.alarm import Alarm
+from kdsrv.auth.door import Door
+from kdsrv.auth.passwords import RandomBytes
+from kdsrv.auth.users import User, UserBook
 from kdsrv.connection_strings import parse_kd_string
 from kdsrv.direct_writer import DirectWriter
 from kdsrv.errors import ConnectionStringError, KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
+from kdsrv.server.questions import NoAnswers, Questions
+from kdsrv.server.reception import Reception
 from kdsrv.sessions.directory import Directory
 from kdsrv.sessions.outbox import DroppedPrints, Outbox
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
+from kdsrv.tls.binding import channel_binding
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
@@ -40,9 +49,13 @@ from kdsrv.wire.messages import (
     Bye,
     ClientHello,
     Dropped,
+    EndServer,
+    ListEverything,
+    Login,
     Message,
     Ping,
     Pong,
+    Response,
     Role,
     ServerHello,
     StatusReport,
@@ -55,8 +68,9 @@ GREETING_LIMIT: Final = 10.0
 PING_INTERVAL: Final = 15.0
 SILENCE_LIMIT: Final = 45.0
 CLOSE_LIMIT: Final = 5.0
+HURRIED_CLOSE_LIMIT: Final = 0.5
 MAX_WAITING: Final = 256
-"""Connections that have not attached yet; more are turned away."""
+"""Clients that have come in and have no target yet; more are turned away. How many may wait outside, the door says."""
 MAX_UNREAD: Final = 256 * 1024
 """Bytes of pongs, statuses and echoes that may wait for a client that does not read."""
 MAX_UNREAD_PACKETS: Final = 2000
@@ -76,12 +90,15 @@ class Dialled:
 class KdsrvServerProtocol(Protocol):
     """A SessionUser whose user is at the other end of a network connection.
 
-    ``dialled`` is given if the server opened that connection.
+    ``address`` is where they are (None: on this host), ``peer`` the same for people. ``dialled`` is given if the server
+    opened the connection.
     """
 
     _log = Logger()
 
-    def __init__(self, factory: KdsrvServerFactory, peer: str, dialled: Dialled | None = None) -> None:
+    def __init__(
+        self, factory: KdsrvServerFactory, address: str | None, peer: str, dialled: Dialled | None = None
+    ) -> None:
         self._factory = factory
         self._dialled = dialled
         self._is_unheard = dialled is not None
@@ -89,6 +106,7 @@ class KdsrvServerProtocol(Protocol):
         self._peer = peer
         self._connection = Connection(Role.SERVER)
         self._alarm = Alarm(factory.clock, self._too_late)
+        self._reception = Reception(factory.clock, factory.door, address, peer, say=self._say, refuse=self._end)
         self._outbox = Outbox()
         self._writer: DirectWriter | None = None
         self._session: Session | None = None
@@ -107,12 +125,13 @@ class KdsrvServerProtocol(Protocol):
             transport.setTcpKeepAlive(True)
         self._writer = DirectWriter(transport, self._drained)
         self._heard_at = self._clock.seconds()
-        admitted = self._factory.admit(self)
+        self._factory.connected(self)
         if self._dialled is not None:
             return
         self._alarm.set(self._heard_at + GREETING_LIMIT)
-        if not admitted:
-            self._end(SetupError(why=f"this server has {MAX_WAITING} clients waiting to attach; try again later"))
+        crowded_out = self._factory.door.crowd.come(self, self._reception.place)
+        if isinstance(crowded_out, KdsrvServerProtocol):
+            crowded_out.make_room()
 
     @override
     def dataReceived(self, data: bytes) -> None:
@@ -158,18 +177,70 @@ class KdsrvServerProtocol(Protocol):
             assert self._session is not None
             self._session.resync()
         elif isinstance(event, ClientHello):
-            assert self._connection.version is not None
-            self._say(ServerHello(self._connection.version, SOFTWARE))
-        elif isinstance(event, Attach):
-            self._attach(event)
+            self._greet()
+        elif isinstance(event, Login):
+            self._reception.challenge(event)
+        elif isinstance(event, Response):
+            self._judge(event)
+        elif isinstance(event, Attach | ListEverything | EndServer):
+            self._serve(event)
         elif isinstance(event, Ping):
             self._say(Pong(event.id))
         elif isinstance(event, Bye | ConnectionClosed):
             self._leave()
             self._hang_up()
 
+    # Coming in
+
+    def _greet(self) -> None:
+        version = self._connection.version
+        assert version is not None
+        methods = self._reception.offer(self._factory.binding_of(self.transport), self._factory.random)
+        self._say(ServerHello(version, SOFTWARE, methods))
+
+    def _judge(self, message: Response) -> None:
+        self._reception.judge(message)
+        if self._reception.client is not None:
+            self._factory.door.crowd.leave(self)
+            self._alarm.set(self._clock.seconds() + GREETING_LIMIT)
+
+    def make_room(self) -> None:
+        """Too many connections wait to come in: this one goes, soon."""
+        if not self._ending:
+            self._end(SetupError(why="too many connections wait to come in, and yours is one of the oldest; try again"))
+        self._alarm.set(self._clock.seconds() + HURRIED_CLOSE_LIMIT)
+
+    # Being served
+
+    def _serve(self, request: Attach | ListEverything | EndServer) -> None:
+        client = self._reception.client
+        assert client is not None
+        self._factory.door.crowd.leave(self)
+        if not self._factory.serve(self):
+            self._end(SetupError(why=f"this server has {MAX_WAITING} clients waiting for a target; try again later"))
+        elif isinstance(request, Attach):
+            self._attach(request)
+        else:
+            self._answer(request, client)
+
+    def _answer(self, question: ListEverything | EndServer, client: User) -> None:
+        questions = self._factory.questions
+        try:
+            if isinstance(question, ListEverything):
+                self._say(questions.listing(client))
+                return
+            questions.end(client)
+        except KdsrvError as error:
+            self._end(error)
+            return
+        self._say(Bye("the server ends"))
+        self._leave()
+        self._hang_up()
+
     def _attach(self, request: Attach) -> None:
         holder = request.client or "an unnamed client"
+        if self._reception.name:
+            holder = f"{self._reception.name} ({holder})"
         try:
             spec = None if request.trans is None else parse_kd_string(request.trans)
         except ConnectionStringError as error:
@@ -282,6 +353,8 @@ class KdsrvServerProtocol(Protocol):
             self._abort()
         elif self._opening is not None:
             self._alarm.set(now + PING_INTERVAL)
+        elif self._reception.client is None:
+            self._end(PeerError(why=f"it has not come in within {GREETING_LIMIT:.0f} s"))
         elif self._session is None:
             self._end(PeerError(why=f"it did not ask for a target within {GREETING_LIMIT:.0f} s"))
         elif now - self._heard_at >= SILENCE_LIMIT:
@@ -300,6 +373,7 @@ class KdsrvServerProtocol(Protocol):
     def _leave(self) -> None:
         """Let go of the target, or of the attempt to open it."""
         self._ending = True
+        self._reception.close()
         if self._opening is not None:
             self._opening.cancel()
         session, self._session = self._session, None
@@ -328,22 +402,54 @@ class KdsrvServerProtocol(Protocol):
 
 
 class KdsrvServerFactory(Factory):
-    """Makes a protocol for each client; knows those that are connected."""
+    """Makes a protocol for each client; knows those that are connected.
+
+    ``door`` says who may come in; without one, anybody may. ``questions`` answers what clients ask. ``binding_of``
+    gives the channel binding of a transport, ``random`` the randomness of logins.
+    """
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, directory: Directory) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        directory: Directory,
+        door: Door | None = None,
+        *,
+        questions: Questions | None = None,
+        binding_of: Callable[[object], bytes | None] = channel_binding,
+        random: RandomBytes = secrets.token_bytes,
+    ) -> None:
         self.clock = clock
         self.directory = directory
+        self.door = Door(None) if door is None else door
+        self.questions: Questions = NoAnswers() if questions is None else questions
+        self.binding_of = binding_of
+        self.random = random
+        self._connected: set[KdsrvServerProtocol] = set()
         self._waiting: set[KdsrvServerProtocol] = set()
         self._attached: set[KdsrvServerProtocol] = set()
 
+    def beside(self, book: UserBook | None) -> KdsrvServerFactory:
+        """The same for a listener of the same server with another book; what the door counts is counted together."""
+        return KdsrvServerFactory(
+            self.clock,
+            self.directory,
+            self.door.beside(book),
+            questions=self.questions,
+            binding_of=self.binding_of,
+            random=self.random,
+        )
+
     @override
     def buildProtocol(self, addr: IAddress | None, dialled: Dialled | None = None) -> KdsrvServerProtocol:
-        return KdsrvServerProtocol(self, _peer_name(addr), dialled)
+        return KdsrvServerProtocol(self, getattr(addr, "host", None), _peer_name(addr), dialled)
 
-    def admit(self, protocol: KdsrvServerProtocol) -> bool:
-        """Count a new connection; False if too many are waiting already."""
+    def connected(self, protocol: KdsrvServerProtocol) -> None:
+        self._connected.add(protocol)
+
+    def serve(self, protocol: KdsrvServerProtocol) -> bool:
+        """Count a client that asks for something; False if too many do already."""
         self._waiting.add(protocol)
         return len(self._waiting) <= MAX_WAITING
 
@@ -352,12 +458,14 @@ class KdsrvServerFactory(Factory):
         self._attached.add(protocol)
 
     def forget(self, protocol: KdsrvServerProtocol) -> None:
+        self.door.crowd.leave(protocol)
+        self._connected.discard(protocol)
         self._waiting.discard(protocol)
         self._attached.discard(protocol)
 
     @override
     def stopFactory(self) -> None:
-        for protocol in (*self._attached, *self._waiting):
+        for protocol in tuple(self._connected):
             protocol.shut_down()
 
 

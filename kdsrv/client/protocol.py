@@ -24,6 +24,7 @@ from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.session import SessionUser
+from kdsrv.tls.binding import tls_failure
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
@@ -152,9 +153,9 @@ class ClientProtocol(Protocol):
     @override
     def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
         self._alarm.stop()
+        self._writer = None
         if self._error is None and not self._leaving:
-            why = "it closed the connection" if reason.check(type(connectionDone.value)) else reason.getErrorMessage()
-            self._error = ServerGone(why=why)
+            self._error = _loss(reason)
         self._tell_end()
         self.disconnected.callback(None)
 
@@ -250,6 +251,15 @@ class ClientProtocol(Protocol):
             self.attached.errback(error)
         elif user is not None:
             user.session_lost(error)
+
+
+def _loss(reason: TwistedFailure) -> KdsrvError:
+    """Why the connection is lost. A server that is not the expected one says so by itself."""
+    if isinstance(reason.value, KdsrvError):
+        return reason.value
+    if reason.check(type(connectionDone.value)):
+        return ServerGone(why="it closed the connection")
+    return ServerGone(why=tls_failure(reason) or reason.getErrorMessage())
 
 
 def _nothing_waits() -> None:

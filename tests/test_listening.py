@@ -117,11 +117,9 @@ def test_a_wrong_string_is_a_sentence(text: str, words: str, open_to_all: bool, 
 
 
 @pytest.mark.parametrize("open_to_all", [False, True])
-@pytest.mark.parametrize("folder", ["plain", "mode=777"])
-def test_a_unix_socket_is_for_its_owner(folder: str, open_to_all: bool, tmp_path: Path) -> None:
-    (tmp_path / folder).mkdir()
-    path = tmp_path / folder / "socket"
-    text = f"unix:{str(path).replace('=', chr(92) + '=')}"
+def test_a_unix_socket_is_for_its_owner(open_to_all: bool, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    text = f"unix:{path}"
     listening: Deferred[Any] = endpoint_of_string(reactor, text, open_to_all=open_to_all).listen(Factory())
     ports: list[Any] = []
     listening.addCallback(ports.append)

@@ -27,7 +27,6 @@ _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
 _OPEN: Final = "and nobody has to log in: say --no-password to allow it"
 _BOUND_BY_INTERFACE: Final = ("tcp", "tcp4", "tcp6", "ssl", "tls")
 _INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
-_MODE: Final = re.compile(r"(?:^|:)mode=")
 
 
 def endpoint_of_string(reactor: Any, text: str, *, open_to_all: bool) -> IStreamServerEndpoint:
@@ -83,7 +82,7 @@ def _confine(text: str, *, open_to_all: bool) -> str:
     if kind == "unix":
         if not rest.removeprefix("address=").partition(":")[0]:
             raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
-        return text if _MODE.search(text) else f"{text}:mode=600"
+        return text if "mode=" in text else f"{text}:mode=600"
     if open_to_all:
         return text
     if kind not in _BOUND_BY_INTERFACE:

@@ -53,6 +53,8 @@ _LEAVE_LIMIT: Final = 1.0
 """Seconds that a target has to finish what is on the line when its user leaves."""
 _LAST_BYTES: Final = 64
 """So many bytes get the time to leave a serial port before it is closed, which drops the rest."""
+_MAX_REQUESTS: Final = 2000
+"""Requests that may wait for the target: far more than a window, which counts only those that are replied to."""
 _STATUS_INTERVAL: Final = 1.0
 """Seconds between two looks at a line on which nothing is settled."""
 _PROBE_EVERY: Final = 5
@@ -66,7 +68,7 @@ class Uplink(Protocol):
 
     def send_packet(self, packet_type: int, payload: bytes) -> None:
         """Hand a packet to the target: a request, or the answer to a prompt or a file request (to none: it is dropped).
-        PeerError for one that no link can carry."""
+        PeerError for one that no link can carry, or when too many wait."""
         ...
 
     def break_in(self) -> None:
@@ -195,6 +197,8 @@ class Session:
             raise PeerError(why=f"a packet of {len(payload)} bytes is too long for a KD link")
         if packet_type == PacketType.STATE_MANIPULATE:
             api_number(payload)
+            if len(self._requests) >= _MAX_REQUESTS:
+                raise PeerError(why="it sends requests without end, and the target takes none")
             self._requests.append(payload)
             self._next_request()
         elif packet_type == self._question:

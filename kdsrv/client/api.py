@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from kdsrv.auth.passwords import Credentials
 from kdsrv.client.connecting import connect, connect_by_endpoint, own_name
 from kdsrv.client.conversation import Conversation
 from kdsrv.client.protocol import ClientProtocol
@@ -47,20 +48,23 @@ def open_session(
     string: str | KdsrvSpec,
     *,
     client: str | None = None,
+    user: str = "",
+    password: str | None = None,
     continue_modules: bool = False,
     continue_reboots: bool = False,
 ) -> Opening:
     """A session on the target that a kdsrv string names:
     ``kdsrv:server=@{tcp:server=lab,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}``.
 
-    ``client`` says who we are, for whoever else wants the target; by default ``user@host``. For the two options see
-    ``Target``. Fails with ConnectionStringError, ServerUnreachable, ServerRefused (by ``code``: held, setup, target
-    ...), ServerGone or PeerError.
+    ``client`` says who we are, for whoever else wants the target; by default ``user@host``. ``user`` and ``password``
+    are for the login, if the string holds no password. For the two options see ``Target``. Fails with
+    ConnectionStringError, ServerUnreachable, ServerRefused (by ``code``: login, held, setup, target ...), LoginNeeded,
+    LoginNotOffered, ServerUnproven, ServerGone or PeerError.
     """
 
     async def opener() -> Target:
         spec = parse_kdsrv_string(string) if isinstance(string, str) else string
-        protocol, attached = await connect(reactor, spec, client)
+        protocol, attached = await connect(reactor, spec, client, user=user, password=password)
         return _remote_target(reactor, protocol, attached, continue_modules, continue_reboots)
 
     return Opening(opener)
@@ -72,6 +76,8 @@ def open_session_over(
     trans: str | KdSpec | None = None,
     *,
     client: str | None = None,
+    user: str = "",
+    password: str | None = None,
     continue_modules: bool = False,
     continue_reboots: bool = False,
 ) -> Opening:
@@ -80,7 +86,8 @@ def open_session_over(
 
     async def opener() -> Target:
         text = trans.to_string() if isinstance(trans, KdSpec) else trans
-        protocol, attached = await connect_by_endpoint(reactor, endpoint, "the endpoint", text, client)
+        credentials = None if password is None else Credentials(password, user)
+        protocol, attached = await connect_by_endpoint(reactor, endpoint, "the endpoint", text, client, credentials)
         return _remote_target(reactor, protocol, attached, continue_modules, continue_reboots)
 
     return Opening(opener)

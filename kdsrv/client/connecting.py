@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,13 +21,15 @@ from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from typing_extensions import override
 
+from kdsrv.auth.passwords import Credentials
+from kdsrv.client.listening import AwaitedServer, Notice
 from kdsrv.client.protocol import ClientProtocol
 from kdsrv.connection_strings import KdsrvSpec, TcpClientSpec
 from kdsrv.connection_strings.remoting import ClientSpec
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.wire.messages import Attached
 
-__all__ = ["ServerUnreachable", "connect", "connect_by_endpoint", "own_name"]
+__all__ = ["ServerUnreachable", "connect", "connect_by_endpoint", "credentials_for", "own_name"]
 
 _CONNECT_LIMIT: Final = 15
 
@@ -46,34 +49,64 @@ def own_name() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def connect(reactor: Any, spec: KdsrvSpec, client: str | None = None) -> Deferred[tuple[ClientProtocol, Attached]]:
+def connect(
+    reactor: Any,
+    spec: KdsrvSpec,
+    client: str | None = None,
+    *,
+    user: str = "",
+    password: str | None = None,
+    tell: Callable[[Notice], None] | None = None,
+) -> Deferred[tuple[ClientProtocol, Attached]]:
     """A session on the target that ``spec`` names; the protocol's ``user`` must be set when this fires.
 
-    Fails with a KdsrvError whose text is a sentence: ServerUnreachable, ServerRefused (held, no such device, ...),
-    ServerGone, PeerError.
+    ``user`` is the name to log in by; it may be empty where the server has one password. ``password`` is used if there
+    is none in the string.
+
+    With ``clicon=`` this listens until the server dials, however long that takes; ``tell`` is called with where that is
+    and with whoever is turned away.
+
+    Fails with a KdsrvError whose text is a sentence: ServerUnreachable, ServerRefused (login, held, no such device,
+    ...), ServerGone, LoginNeeded, LoginNotOffered, ServerUnproven, PeerError.
     """
     trans = None if spec.trans is None else spec.trans.to_string()
     try:
-        endpoint, address = _endpoint(reactor, spec.server)
+        endpoint, address = _endpoint(reactor, spec.server, tell)
     except SetupError as error:
         failed: Deferred[tuple[ClientProtocol, Attached]] = Deferred()
         failed.errback(error)
         return failed
-    return connect_by_endpoint(reactor, endpoint, address, trans, client)
+    return connect_by_endpoint(reactor, endpoint, address, trans, client, credentials_for(spec.server, user, password))
+
+
+def credentials_for(spec: ClientSpec, user: str = "", password: str | None = None) -> Credentials | None:
+    """What to log in with at the server of a client string: its password, else ``password``; None without any."""
+    found = password if spec.password is None else spec.password
+    return None if found is None else Credentials(found, user)
 
 
 def connect_by_endpoint(
-    reactor: Any, endpoint: IStreamClientEndpoint, address: str, trans: str | None, client: str | None = None
+    reactor: Any,
+    endpoint: IStreamClientEndpoint,
+    address: str,
+    trans: str | None,
+    client: str | None = None,
+    credentials: Credentials | None = None,
 ) -> Deferred[tuple[ClientProtocol, Attached]]:
     """The same over any Twisted client endpoint; ``address`` is what people call it."""
-    return Deferred.fromCoroutine(_connect(reactor, endpoint, address, trans, client or own_name()))
+    factory = _OneSession(reactor, trans, client or own_name(), credentials)
+
+    def attempt() -> Coroutine[Any, Any, tuple[ClientProtocol, Attached]]:
+        return _connect(endpoint, address, factory)
+
+    return Deferred.fromCoroutine(endpoint.first_of(attempt) if isinstance(endpoint, AwaitedServer) else attempt())
 
 
 async def _connect(
-    reactor: Any, endpoint: IStreamClientEndpoint, address: str, trans: str | None, client: str
+    endpoint: IStreamClientEndpoint, address: str, factory: _OneSession
 ) -> tuple[ClientProtocol, Attached]:
     try:
-        protocol = await endpoint.connect(_OneSession(reactor, trans, client))
+        protocol = await endpoint.connect(factory)
     except ConnectingCancelledError:
         raise CancelledError from None
     except ConnectionRefusedError:
@@ -93,13 +126,14 @@ async def _connect(
         raise
 
 
-def _endpoint(reactor: Any, spec: ClientSpec) -> tuple[IStreamClientEndpoint, str]:
+def _endpoint(
+    reactor: Any, spec: ClientSpec, tell: Callable[[Notice], None] | None
+) -> tuple[IStreamClientEndpoint, str]:
     if not isinstance(spec, TcpClientSpec):
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:server=HOST,port=N")
     if spec.server is None:
-        raise SetupError(why="clicon= (the server dials the client) is not offered by this version of kdsrv")
-    if spec.password is not None:
-        raise SetupError(why="password= is not offered by this version of kdsrv; leave it out")
+        assert spec.clicon is not None
+        return AwaitedServer(reactor, spec.clicon, spec.ports, tell=tell), spec.clicon
     port = spec.ports.low
     return HostnameEndpoint(reactor, spec.server, port, timeout=_CONNECT_LIMIT), f"{spec.server}:{port}"
 
@@ -109,8 +143,8 @@ class _OneSession(Factory):
 
     noisy = False
 
-    def __init__(self, reactor: Any, trans: str | None, client: str) -> None:
-        self._make = lambda: ClientProtocol(reactor, trans, client)
+    def __init__(self, reactor: Any, trans: str | None, client: str, credentials: Credentials | None) -> None:
+        self._make = lambda: ClientProtocol(reactor, trans, client, credentials)
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:

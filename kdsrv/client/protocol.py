@@ -19,18 +19,21 @@ from typing_extensions import override
 
 from kdsrv import __version__
 from kdsrv.alarm import Alarm
+from kdsrv.auth.passwords import Credentials
+from kdsrv.client.admission import Admission
 from kdsrv.direct_writer import DirectWriter
 from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.session import SessionUser
-from kdsrv.tls.binding import tls_failure
+from kdsrv.tls.binding import channel_binding, tls_failure
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
     Attach,
     Attached,
     Bye,
+    Challenge,
     ClientHello,
     Dropped,
     Failure,
@@ -40,6 +43,7 @@ from kdsrv.wire.messages import (
     Role,
     ServerHello,
     StatusReport,
+    Welcome,
 )
 
 __all__ = ["ClientProtocol", "ServerGone", "ServerRefused"]
@@ -71,14 +75,23 @@ class ClientProtocol(Protocol):
     """One session. ``attached`` fires with the server's ``Attached`` or fails with a KdsrvError. What happens after
     that goes to ``user``, to be set before the callback of ``attached`` (or the coroutine that awaits it) returns.
 
-    ``trans`` is the kd-string of the target, or None for the server's default; ``client`` says who we are.
+    ``trans`` is the kd-string of the target, or None for the server's default; ``client`` says who we are, which
+    ``credentials`` prove, if there are any. ``binding_of`` gives the channel binding of a transport.
     ``disconnected`` fires when the network connection is gone, with or without a reason. ``prints_dropped`` is called
     with the number of prints that the server left out; unless replaced, it prints that number to ``user``.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, trans: str | None, client: str) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        trans: str | None,
+        client: str,
+        credentials: Credentials | None = None,
+        *,
+        binding_of: Callable[[object], bytes | None] = channel_binding,
+    ) -> None:
         self.attached: Deferred[Attached] = Deferred()
         self.disconnected: Deferred[None] = Deferred()
         self.prints_dropped: Callable[[int], None] = self._print_dropped
@@ -86,6 +99,8 @@ class ClientProtocol(Protocol):
         self._clock = clock
         self._trans = trans
         self._client = client
+        self._admission = Admission(credentials)
+        self._binding_of = binding_of
         self._connection = Connection(Role.CLIENT)
         self._alarm = Alarm(clock, self._too_late)
         self._waiting: deque[bytes] = deque()
@@ -172,8 +187,8 @@ class ClientProtocol(Protocol):
         elif isinstance(event, StatusReport):
             if user is not None:
                 user.status_changed(event.status)
-        elif isinstance(event, ServerHello):
-            self._say(Attach(self._trans, self._client))
+        elif isinstance(event, ServerHello | Challenge | Welcome):
+            self._come_in(event)
         elif isinstance(event, Attached):
             self._alarm.set(self._clock.seconds() + PING_INTERVAL)
             self.attached.callback(event)
@@ -188,6 +203,22 @@ class ClientProtocol(Protocol):
             self._fail(ServerRefused(code=event.code, message=event.message))
         elif isinstance(event, Bye | ConnectionClosed):
             self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else "it closed the connection"))
+
+    def _come_in(self, event: ServerHello | Challenge | Welcome) -> None:
+        """One step of the login, if there has to be one; then ask for the target."""
+        admission = self._admission
+        answer: Message | None = None
+        try:
+            if isinstance(event, ServerHello):
+                answer = admission.greeted(event, self._binding_of(self.transport))
+            elif isinstance(event, Challenge):
+                answer = admission.challenged(event)
+            else:
+                admission.welcomed(event)
+        except KdsrvError as error:
+            self._fail(error)
+            return
+        self._say(Attach(self._trans, self._client) if answer is None else answer)
 
     def _print_dropped(self, number: int) -> None:
         text = f"[kdsrv: {number} prints of the target were dropped on the way]\n".encode()

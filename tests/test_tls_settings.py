@@ -22,7 +22,7 @@ from kdsrv.connection_strings import parse_client_string, parse_server_string
 from kdsrv.errors import SetupError
 from kdsrv.tls.contexts import ClientTls, Trust
 from kdsrv.tls.hangup import HangupService
-from kdsrv.tls.settings import ServerCertificates, client_tls, client_tls_of_spec
+from kdsrv.tls.settings import ClientCertificates, ServerCertificates
 
 
 def server_tls_of(certificates: ServerCertificates, text: str) -> Any:
@@ -30,7 +30,7 @@ def server_tls_of(certificates: ServerCertificates, text: str) -> Any:
 
 
 def client_tls_of(text: str, **options: Any) -> ClientTls:
-    return client_tls_of_spec(parse_client_string(text), **options)  # type: ignore[arg-type]
+    return ClientCertificates(**options).client_tls_of_spec(parse_client_string(text))  # type: ignore[arg-type]
 
 
 def test_nothing_is_made_before_it_is_asked_for(tmp_path: Path) -> None:
@@ -76,14 +76,16 @@ def test_the_clients_string(tmp_path: Path) -> None:
     assert client_tls_of(f"ssl:server=lab,port=5,certuser={public}")._trust == pinned
     assert client_tls_of(f"ssl:clicon=lab,port=5,machuser={identity.fingerprint}")._trust == pinned
     assert client_tls_of("ssl:server=lab,port=5")._trust == Trust(name="lab")
-    signed = client_tls_of("ssl:server=lab,port=5", authorities=[str(public)])
+    signed = client_tls_of("ssl:server=lab,port=5", authorities=(str(public),))
     assert signed._trust == Trust(authorities=identity.chain, name="lab")
-    both = client_tls_of(f"ssl:server=lab,port=5,certuser={public}", authorities=[str(public)])
+    both = client_tls_of(f"ssl:server=lab,port=5,certuser={public}", authorities=(str(public),))
     assert both._trust == pinned, "a pin says more than an authority"
     with pytest.raises(SetupError, match="neither a file nor"):
         client_tls_of("ssl:server=lab,port=5,certuser=lab")
     with pytest.raises(SetupError, match="a certificate names a host"):
-        client_tls(None, authorities=[str(public)])
+        client_tls_of("spipe:server=.,pipe=x", authorities=(str(public),))
+    with pytest.raises(SetupError, match="belongs to a certificate"):
+        ClientCertificates(key=public).client_tls("lab")
 
 
 class LabCase(TestCase):

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from twisted.logger import Logger
 
 from kdsrv.connection_strings.remoting import SpipeClientSpec, SpipeServerSpec, SslClientSpec, SslServerSpec
 from kdsrv.errors import SetupError
@@ -26,7 +25,7 @@ from kdsrv.tls.certificates import (
 )
 from kdsrv.tls.contexts import ClientTls, ServerTls, Trust
 
-__all__ = ["ServerCertificates", "client_tls", "client_tls_of_spec"]
+__all__ = ["ClientCertificates", "ServerCertificates"]
 
 
 class ServerCertificates:
@@ -37,8 +36,6 @@ class ServerCertificates:
     fingerprints of clients' certificates; if there are any, nobody gets in without one. None of it is read before a
     listener asks for it.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -104,47 +101,40 @@ class ServerCertificates:
         return identity
 
 
-def client_tls(
-    host: str | None,
-    *,
-    expected: Sequence[str] = (),
-    authorities: Sequence[str] = (),
-    certificate: Path | None = None,
-    key: Path | None = None,
-) -> ClientTls:
-    """A client's end towards ``host`` (None if there is no name that a certificate could have).
+@dataclass(frozen=True, slots=True)
+class ClientCertificates:
+    """What a client's options say.
 
-    ``expected`` are fingerprints or PEM files: the server's certificate has to be one of these. ``authorities`` are PEM
-    files: without ``expected``, one of them has to stand behind a certificate that names the host. With neither any
-    certificate is taken, and who the server is has to be shown by a login that is bound to the connection.
-    ``certificate`` and ``key`` are shown to a server that asks for a client certificate.
+    ``authorities`` are PEM files: one of them has to stand behind a server's certificate, which has to name its host,
+    unless the very certificate to expect is known. ``certificate`` and ``key`` are shown to servers that ask for one.
     """
-    identity = None if certificate is None else read_identity(certificate, key)
-    if expected:
-        return ClientTls(Trust(pins=frozenset(map(_pin, expected)), name=host), identity)
-    signers = [signer for path in authorities for signer in read_certificates(Path(path))]
-    if signers and host is None:
-        raise SetupError(why="a certificate names a host, and here is none; give its fingerprint")
-    return ClientTls(Trust(authorities=tuple(signers), name=host), identity)
 
+    authorities: tuple[str, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
 
-def client_tls_of_spec(
-    spec: SslClientSpec | SpipeClientSpec,
-    *,
-    authorities: Sequence[str] = (),
-    certificate: Path | None = None,
-    key: Path | None = None,
-) -> ClientTls:
-    """The same for a client string, whose ``certuser=`` or ``machuser=`` is the certificate to expect."""
-    text = _named(spec)
-    clicon = spec.clicon if isinstance(spec, SslClientSpec) else None
-    return client_tls(
-        spec.server or clicon,
-        expected=() if text is None else [text],
-        authorities=authorities,
-        certificate=certificate,
-        key=key,
-    )
+    def client_tls(self, host: str | None, expected: Sequence[str] = ()) -> ClientTls:
+        """A client's end towards ``host`` (None if there is no name that a certificate could have).
+
+        ``expected`` are fingerprints or PEM files: the server's certificate has to be one of these. Without them and
+        without authorities any certificate is taken, and who the server is has to be shown by a login that is bound to
+        the connection. SetupError if a file cannot be used.
+        """
+        if self.key is not None and self.certificate is None:
+            raise SetupError(why="a key belongs to a certificate; say which")
+        identity = None if self.certificate is None else read_identity(self.certificate, self.key)
+        if expected:
+            return ClientTls(Trust(pins=frozenset(map(_pin, expected)), name=host), identity)
+        signers = [signer for path in self.authorities for signer in read_certificates(Path(path))]
+        if signers and host is None:
+            raise SetupError(why="a certificate names a host, and here is none; give its fingerprint")
+        return ClientTls(Trust(authorities=tuple(signers), name=host), identity)
+
+    def client_tls_of_spec(self, spec: SslClientSpec | SpipeClientSpec) -> ClientTls:
+        """The same for a client string, whose ``certuser=`` or ``machuser=`` is the certificate to expect."""
+        text = _named(spec)
+        host = spec.server or (spec.clicon if isinstance(spec, SslClientSpec) else None)
+        return self.client_tls(None if host == "." else host, () if text is None else [text])
 
 
 def _named(spec: SslServerSpec | SpipeServerSpec | SslClientSpec | SpipeClientSpec) -> str | None:

@@ -23,8 +23,10 @@ from kdsrv.connection_strings import BridgeSpec, parse_bridge_string, parse_serv
 from kdsrv.connection_strings.remoting import ServerSpec
 from kdsrv.errors import KdsrvError
 from kdsrv.server.bridges import parse_listen
+from kdsrv.server.dialling import Destination, destination_of_spec, destination_of_string, is_reverse
 from kdsrv.server.listening import LOOPBACK, endpoint_of_spec, endpoint_of_string, is_confined
 from kdsrv.server.service import KdsrvService
+from kdsrv.tls.settings import ServerCertificates
 
 __all__ = ["Options", "StartFailed", "makeService"]
 
@@ -32,7 +34,7 @@ __all__ = ["Options", "StartFailed", "makeService"]
 class Options(TwistedOptions):
     """What the command line says, parsed."""
 
-    synopsis = "[--listen ENDPOINT]... [-t STRING]... [--bridge STRING]... [--no-password]"
+    synopsis = "[--listen ENDPOINT]... [--connect ENDPOINT]... [-t STRING]... [--bridge STRING]... [--no-password]"
     longdesc = (
         "A connection server for Windows kernel debugging: clients connect, name the target they want "
         "(trans=@{com:port=/dev/ttyUSB0,baud=115200}) and hold it until they leave. See kdsrv connect --help "
@@ -45,6 +47,7 @@ class Options(TwistedOptions):
     def __init__(self) -> None:
         super().__init__()
         self.listens: list[str] = []
+        self.connects: list[str] = []
         self.servers: list[ServerSpec] = []
         self.bridges: list[BridgeSpec] = []
 
@@ -52,8 +55,12 @@ class Options(TwistedOptions):
         """A Twisted endpoint to listen on: tcp:1234, tcp:1234:interface=::1, unix:/path:mode=600 (repeatable)"""
         self.listens.append(text)
 
+    def opt_connect(self, text: str) -> None:
+        """A Twisted endpoint where a client waits, to be dialled: tcp:desk:5000, ssl:desk:5000 (repeatable)"""
+        self.connects.append(text)
+
     def opt_transport(self, text: str) -> None:
-        """The same as kdsrv.exe takes it: tcp:port=1234 (repeatable)"""
+        """The same as kdsrv.exe takes it: tcp:port=1234, or to dial a client tcp:port=5000,clicon=desk (repeatable)"""
         with _usage("-t"):
             self.servers.append(parse_server_string(text))
 
@@ -80,15 +87,27 @@ class Options(TwistedOptions):
     def postOptions(self) -> None:
         from twisted.internet import reactor
 
-        if not self.listens and not self.servers and not self.bridges:
+        if not self.listens and not self.connects and not self.servers and not self.bridges:
             raise UsageError("kdsrv: say where to listen, for instance --listen tcp:1234")
+        certificates = ServerCertificates()
         open_to_all = bool(self["no-password"])
         self.endpoints: list[IStreamServerEndpoint] = []
+        self.destinations: list[Destination] = []
         for text in self.listens:
             with _usage("--listen"):
                 self.endpoints.append(endpoint_of_string(reactor, text, open_to_all=open_to_all))
+        for text in self.connects:
+            with _usage("--connect"):
+                self.destinations.append(
+                    destination_of_string(reactor, text, open_to_all=open_to_all, certificates=certificates)
+                )
         for spec in self.servers:
             with _usage("-t"):
+                if is_reverse(spec):
+                    self.destinations.append(
+                        destination_of_spec(reactor, spec, open_to_all=open_to_all, certificates=certificates)
+                    )
+                    continue
                 self.endpoints.append(endpoint_of_spec(reactor, spec, open_to_all=open_to_all))
 
 
@@ -116,7 +135,7 @@ class _ServerProcess(KdsrvService):
     def __init__(self, options: Options) -> None:
         from twisted.internet import reactor
 
-        super().__init__(reactor, options.endpoints, bridges=options.bridges)
+        super().__init__(reactor, options.endpoints, initiators=options.destinations, bridges=options.bridges)
         self._options = options
 
     @override
@@ -132,7 +151,7 @@ class _ServerProcess(KdsrvService):
             self._log.info("kdsrv {version} listens on {address}", version=__version__, address=_shown(port.getHost()))
         if self._options["no-password"]:
             self._log.warn("nobody has to log in (--no-password): who reaches this server can debug its targets")
-        elif self._options.servers or any(map(is_confined, self._options.listens)):
+        elif not all(map(is_reverse, self._options.servers)) or any(map(is_confined, self._options.listens)):
             self._log.info(
                 "there is no login yet, so TCP listens on {host} only; --no-password opens it to the network",
                 host=LOOPBACK,

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from kdsrv.server.initiator import Backoff, Initiator
 from kdsrv.server.protocol import GREETING_LIMIT
-from kdsrv.wire.messages import Attach, Attached, Bye, ClientHello, ServerHello
+from kdsrv.wire.messages import Attach, Attached, Bye, ClientHello, Ping, ServerHello
 
 PEER = IPv4Address("TCP", "192.0.2.7", 5000)
 
@@ -268,6 +268,22 @@ def test_a_client_that_only_asked_something_is_a_success(rig: Rig) -> None:
         client.say(Bye("that was all"))
         client.leave(ConnectionDone())
         rig.wait(1)
+    assert len(rig.desk.tries) == 1
+
+
+def test_the_end_of_a_session_makes_it_dial_soon(rig: Rig) -> None:
+    client = rig.desk.answer()
+    client.attach()
+    for _ in range(10):
+        rig.desk.refuse()
+        rig.server.clock.pump([1] * 31)
+        client.say(Ping(1))
+        client.hear()
+    rig.desk.refuse()
+    client.leave()
+    rig.wait(0.9)
+    assert not rig.desk.tries
+    rig.wait(0.1)
     assert len(rig.desk.tries) == 1
 
 

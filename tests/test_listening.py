@@ -136,7 +136,6 @@ def test_strings_of_kdsrv_exe(busy: int) -> None:
         "npipe:pipe=x": "npipe:",
         "ssl:proto=tls1,certuser=x,port=1": "ssl:",
         "tcp:port=1,password=hunter2": "password=",
-        "tcp:port=1,clicon=lab": "clicon=",
     }.items():
         with pytest.raises(SetupError, match=word) as refusal:
             endpoint_of_spec(reactor, parse_server_string(text), open_to_all=True)

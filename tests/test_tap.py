@@ -21,6 +21,7 @@ def parsed(*words: str) -> Options:
     return options
 
 
+REVERSE = "tcp:port=6,clicon=[::1]"
 BRIDGE = "listen=@{tcp:0},trans=@{sim:}"
 
 
@@ -31,6 +32,16 @@ def test_each_option_may_be_repeated() -> None:
     assert isinstance(options.endpoints[-1], FirstFreePort)
     assert [str(bridge.trans) for bridge in parsed("--bridge", BRIDGE, "--bridge", BRIDGE).bridges] == ["sim:", "sim:"]
     assert isinstance(makeService(options), KdsrvService)
+
+
+def test_listening_and_dialling_can_be_mixed() -> None:
+    options = parsed("--listen", "tcp:0", "--connect", "tcp:localhost:5", "--connect", "unix:/tmp/x", "-t", REVERSE)
+    assert len(options.endpoints) == 1
+    assert [one.address for one in options.destinations] == ["localhost:5", "/tmp/x", "[::1]:6"]
+    assert parsed("--connect", "tcp:host=127.0.0.1:port=5:timeout=3").destinations[0].address == "127.0.0.1:5"
+    assert parsed("-t", REVERSE).endpoints == []
+    far = parsed("--connect", "tcp:desk:5000", "-t", "tcp:port=1,clicon=desk", "--no-password").destinations
+    assert [one.address for one in far] == ["desk:5000", "desk:1"]
 
 
 def test_no_password_opens_it() -> None:
@@ -57,7 +68,18 @@ WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
     ("-t", "carrier:port=1"): ("-t", "column 1", "tcp"),
     ("-t", "npipe:pipe=x"): ("-t", "npipe:", "tcp:port=1234"),
     ("-t", "tcp:port=1,password=hunter2"): ("-t", "password="),
-    ("-t", "tcp:port=1,clicon=lab"): ("-t", "clicon="),
+    ("-t", "tcp:port=1,clicon=lab"): ("-t", "'lab'", "--no-password"),
+    ("--connect", "tcp:lab:1"): ("--connect", "'lab'", "--no-password"),
+    ("--connect", "ssl:192.0.2.1:1"): ("--connect", "'192.0.2.1'", "--no-password"),
+    ("--connect", "tcp:localhost"): ("--connect", "'tcp:localhost'", "tcp:desk:5000"),
+    ("--connect", "tcp:localhost:x"): ("--connect", "'tcp:localhost:x'", "tcp:desk:5000"),
+    ("--connect", "tcp:localhost:70000"): ("--connect", "1 to 65535"),
+    ("--connect", "tls:localhost:1"): ("--connect", "ssl:"),
+    ("--connect", "carrier:pigeon"): ("--connect", "'carrier'", "tcp:desk:5000"),
+    ("--connect", "tcp:localhost:1:password=hunter2"): ("--connect", "password="),
+    ("--connect", ""): ("--connect", "tcp:desk:5000"),
+    ("-t", "tcp:port=1:5,clicon=localhost"): ("-t", "one port"),
+    ("-t", "tcp:port=1,clicon=localhost,password=hunter2"): ("-t", "password="),
     ("-t", ""): ("-t", "column 1"),
     ("--bridge", "tcp:1"): ("--bridge", "column 4"),
     ("--bridge", "listen=@{tcp:1}"): ("--bridge", "trans"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +18,10 @@ from twisted.python.failure import Failure
 from kdsrv.bridge.bridge import Bridge
 from kdsrv.bridge.listeners import Listener, listen_on_pty, listen_on_tcp, listen_on_unix
 from kdsrv.client.connecting import connect
+from kdsrv.client.listening import Listening, Notice
 from kdsrv.client.protocol import ClientProtocol
 from kdsrv.commands.screen import Screen
-from kdsrv.connection_strings import KdsrvSpec, parse_kdsrv_string
+from kdsrv.connection_strings import KdsrvSpec, PortRange, SslClientSpec, TcpClientSpec, parse_kdsrv_string
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.layout import PayloadError
@@ -114,7 +117,7 @@ class Desk:
 
     async def open(self, tcp: list[tuple[str, int]], unix: list[str], pty: list[str]) -> None:
         """Attach to the target, then open the bridges and say how debuggers reach them."""
-        session, attached = await connect(self._reactor, self._spec)
+        session, attached = await connect(self._reactor, self._spec, tell=self._waits)
         self._session = session
         self._bridge = session.user = Bridge(self._reactor, session, self, HeldAcks(self._reactor))
         self._say_attached(attached)
@@ -186,7 +189,7 @@ class Desk:
             await deferLater(self._reactor, wait)
             wait = min(wait * 2, _LONGEST_WAIT)
             try:
-                session, attached = await connect(self._reactor, self._spec)
+                session, attached = await connect(self._reactor, self._spec, tell=self._waits)
             except KdsrvError as error:
                 self._screen.live(Interrupted(str(error)))
                 continue
@@ -196,6 +199,19 @@ class Desk:
             self._bridge.use(session)
             self._say_attached(attached)
             return
+
+    def _waits(self, notice: Notice) -> None:
+        """With clicon=: where the server has to connect to, and who else did."""
+        if not isinstance(notice, Listening):
+            self._screen.report("turned-away", str(notice), address=notice.peer, why=notice.why)
+            return
+        server = self._spec.server
+        if isinstance(server, TcpClientSpec | SslClientSpec):
+            # the server goes on dialling this port, also when the first of the range is free again
+            here = replace(server, ports=PortRange(notice.port, notice.port))
+            self._spec = replace(self._spec, server=here)
+        hint = f"started there with --connect {server.transport}:{socket.gethostname()}:{notice.port}"
+        self._screen.report("listening", f"{notice} ({hint})", server=notice.server, port=notice.port)
 
     def _say_attached(self, attached: Attached) -> None:
         self._screen.report(

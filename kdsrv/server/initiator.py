@@ -6,7 +6,7 @@ any number of clients work at once.
     step        what is awaited                    what follows
     dialling    the connection                     idle; on failure: waiting
     idle        a client that takes it             dialling, for the next client; if the connection ends: waiting
-    waiting     the time that ``Backoff`` gives    dialling
+    waiting     the time that ``Backoff`` gives    dialling; the end of a session makes the wait a short one
 
 Which side has to log in, and who speaks first, is the same as where the client dials.
 """
@@ -138,6 +138,7 @@ class Initiator(Service):
     def gone(self, attempt: _Attempt, reason: Failure) -> None:
         """A connection has ended, taken or not."""
         if attempt is not self._idle:
+            self._come_back_soon()
             return
         self._idle = None
         if self._idle_gone is not None:
@@ -148,6 +149,12 @@ class Initiator(Service):
             self._later(None if attempt.spoken else _reason(reason))
         else:
             self._later(f"the connection ended before a client spoke: {_reason(reason)}")
+
+    def _come_back_soon(self) -> None:
+        """A session is over: whoever had it may well wait for the next one."""
+        if self._again is not None:
+            self._backoff.reset()
+            self._again.reset(self._backoff.next())
 
     def _later(self, why: str | None) -> None:
         if why is not None:
@@ -193,8 +200,13 @@ class _Attempt(Factory):
                 line.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def close(self) -> None:
+        """End it: with a word to a client that has spoken, at once where nobody listens."""
         assert self._protocol is not None
-        self._protocol.shut_down()
+        line: Any = self._protocol.transport
+        if self.spoken:
+            self._protocol.shut_down()
+        else:
+            line.abortConnection()
 
     def _heard(self) -> None:
         self.spoken = True

@@ -47,7 +47,7 @@ def endpoint_of_spec(reactor: Any, spec: ServerSpec, *, open_to_all: bool) -> IS
     if not isinstance(spec, TcpServerSpec):
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:port=1234")
     if spec.clicon is not None:
-        raise SetupError(why="clicon= (the server dials the client) is not offered by this version of kdsrv")
+        raise SetupError(why="with clicon= the server dials the client, and has no endpoint to listen on")
     if spec.password is not None:
         raise SetupError(
             why="password= is not offered by this version of kdsrv; leave it out and use loopback or a tunnel"

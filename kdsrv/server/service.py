@@ -17,6 +17,8 @@ from typing_extensions import override
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import SetupError
 from kdsrv.server.bridges import BridgeService
+from kdsrv.server.dialling import Destination
+from kdsrv.server.initiator import Initiator
 from kdsrv.server.protocol import KdsrvServerFactory
 from kdsrv.sessions.directory import Directory
 from kdsrv.transports.opener import Opener
@@ -28,10 +30,10 @@ __all__ = ["KdsrvService"]
 class KdsrvService(MultiService):
     """A KD connection server.
 
-    ``reactor`` is a Twisted reactor. ``endpoints`` are the stream server endpoints that clients connect to, ``bridges``
-    the bridges that the server opens itself. ``environ`` supplies what a client's kd-string leaves out
-    (``_NT_DEBUG_PORT`` and its like); the default is the process's environment. ``bridge_host`` is where a bridge
-    without ``interface=`` listens.
+    ``reactor`` is a Twisted reactor. ``endpoints`` are the stream server endpoints that clients connect to,
+    ``initiators`` the waiting clients that the server dials, ``bridges`` the bridges that the server opens itself.
+    ``environ`` supplies what a client's kd-string leaves out (``_NT_DEBUG_PORT`` and its like); the default is the
+    process's environment. ``bridge_host`` is where a bridge without ``interface=`` listens.
 
     Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open,
     ``simulated`` the targets that clients asked for with ``sim:``. Nothing is opened towards a target before somebody
@@ -43,6 +45,7 @@ class KdsrvService(MultiService):
         reactor: Any,
         endpoints: Sequence[IStreamServerEndpoint] = (),
         *,
+        initiators: Sequence[Destination] = (),
         bridges: Sequence[BridgeSpec] = (),
         environ: Mapping[str, str] | None = None,
         bridge_host: str = "127.0.0.1",
@@ -53,8 +56,9 @@ class KdsrvService(MultiService):
         self.directory = Directory(reactor, opener, os.environ if environ is None else environ)
         self.factory = KdsrvServerFactory(reactor, self.directory)
         self._listeners = [_ListenerService(endpoint, self.factory) for endpoint in endpoints]
+        self._initiators = [Initiator(reactor, one.endpoint, one.address, self.factory) for one in initiators]
         self._bridges = [BridgeService(reactor, self.directory, bridge, bridge_host) for bridge in bridges]
-        for service in (*self._listeners, *self._bridges):
+        for service in (*self._listeners, *self._initiators, *self._bridges):
             service.setServiceParent(self)
 
     @property

@@ -11,8 +11,8 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.host_link import HostLink
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import Packet, PacketType
-from kdsrv.sessions.session import Uplink
 from kdsrv.sessions.status import Status
+from kdsrv.sessions.uplink import Uplink
 
 __all__ = ["BridgeBench", "Debugger", "FarSession", "Watcher", "printed", "session_and_bridge"]
 

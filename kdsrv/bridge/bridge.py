@@ -25,8 +25,8 @@ from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.kd.target_link import TargetLink
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.outbox import DroppedPrints, Outbox, is_print
-from kdsrv.sessions.session import Uplink
 from kdsrv.sessions.status import RunState, Status
+from kdsrv.sessions.uplink import Uplink
 from kdsrv.transports.transport import Transport
 
 __all__ = ["Bridge", "BridgeObserver"]

@@ -52,9 +52,9 @@ from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.kd.state_change import StateChange
-from kdsrv.sessions.session import Uplink
 from kdsrv.sessions.status import HaltReason, RunState, Status
 from kdsrv.sessions.stop import describe_stop
+from kdsrv.sessions.uplink import Uplink
 
 __all__ = ["Conversation"]
 

@@ -25,7 +25,7 @@ from kdsrv.direct_writer import DirectWriter
 from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.packets import Packet, PacketType
-from kdsrv.sessions.session import SessionUser
+from kdsrv.sessions.uplink import SessionUser
 from kdsrv.tls.binding import channel_binding, tls_failure
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync

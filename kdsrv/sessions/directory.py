@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from kdsrv.connection_strings import KdSpec, PipeSpec, fill_in
-from kdsrv.errors import SetupError
+from kdsrv.errors import SetupError, TargetHeld
 from kdsrv.link_driver import HeldAcks
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.session import Session
@@ -93,7 +93,10 @@ class Directory:
     async def _open(self, wanted: KdSpec | None, holder: str, address: str) -> Session:
         spec = fill_in(wanted, self._environ)
         await self._when_gone(target_key(spec))
-        lease = self._leases.take(target_key(spec), holder, address, self._wall_clock())
+        try:
+            lease = self._leases.take(target_key(spec), holder, address, self._wall_clock())
+        except TargetHeld as held:
+            raise TargetHeld(**{**held.facts, "target": str(spec)}) from None
         try:
             transport = await self._opener.open(spec)
         except BaseException:

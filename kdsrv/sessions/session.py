@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
 from kdsrv.alarm import Alarm
-from kdsrv.errors import KdsrvError, PeerError, TargetError
+from kdsrv.errors import PeerError, TargetError
 from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
 from kdsrv.kd.host_link import HostLink, Phase
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
@@ -43,9 +43,10 @@ from kdsrv.sessions.status import (
     Status,
 )
 from kdsrv.sessions.stop import describe_stop
+from kdsrv.sessions.uplink import SessionUser
 from kdsrv.transports.transport import Transport
 
-__all__ = ["Session", "SessionUser", "Uplink"]
+__all__ = ["Session"]
 
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
 _ANSWERS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
@@ -61,47 +62,6 @@ _PROBE_EVERY: Final = 5
 """Looks at a lost target between two RESETs."""
 _OVERDUE: Final = 3.0
 """Seconds after which a break-in is no longer held back by a request that the target has taken and does not answer."""
-
-
-class Uplink(Protocol):
-    """A session as seen by who uses it: the server's own, or one at the other end of a network connection."""
-
-    def send_packet(self, packet_type: int, payload: bytes) -> None:
-        """Hand a packet to the target: a request, or the answer to a prompt or a file request (to none: it is dropped).
-        PeerError for one that no link can carry, or when too many wait."""
-        ...
-
-    def break_in(self) -> None:
-        """Make the target halt; if it is halted, have its state change sent again."""
-        ...
-
-    def resync(self) -> None:
-        """Forget all requests; then comes ``resynced``, and the state change if the target is halted."""
-        ...
-
-
-class SessionUser(Protocol):
-    """Who uses a session: a client's connection or a bridge. All calls come from the reactor."""
-
-    def packet_received(self, packet: Packet) -> None:
-        """The target sent a packet."""
-        ...
-
-    def resynced(self) -> None:
-        """Everything received before this belongs to before the ``resync``."""
-        ...
-
-    def requests_lost(self, count: int) -> None:
-        """The ``count`` oldest requests will not be answered."""
-        ...
-
-    def status_changed(self, status: Status) -> None:
-        """There is something new to say."""
-        ...
-
-    def session_lost(self, reason: KdsrvError) -> None:
-        """The session has ended by itself; nothing else comes."""
-        ...
 
 
 class Session:

@@ -38,6 +38,7 @@ RINGS = {
     "kdsrv.server.policy": PURE,
     "kdsrv.sessions": PURE,
     "kdsrv.sessions.directory": TWISTED,
+    "kdsrv.sessions.read_only_session": TWISTED,
     "kdsrv.sessions.session": TWISTED,
     "kdsrv.sim": PURE,
     "kdsrv.tap": OUTSIDE,

@@ -17,6 +17,7 @@ from kdsrv.sessions.status import (
     Opening,
     Quiet,
     Rebooting,
+    Refused,
     Running,
     RunState,
     Status,
@@ -59,6 +60,11 @@ EACH = [
     (Rebooting(), "running", "the target reboots"),
     (Interrupted("the VM is off"), "unknown", "the line is away: the VM is off; waiting for it to come back"),
     (Lost("unplugged"), "unknown", "the line is lost: unplugged"),
+    (
+        Refused("Continue", RunState.HALTED),
+        "halted",
+        "you may only look (read-only): Continue does not reach the target",
+    ),
     (UnknownStatus("melting", "it melts", RunState.HALTED), "halted", "it melts"),
 ]
 

@@ -71,6 +71,8 @@ class Session:
     a running one ignores.
     """
 
+    read_only = False
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -106,6 +108,11 @@ class Session:
         self._left: Callable[[], None] | None = None
         self._settled = False
         self._closed = False
+
+    @property
+    def description(self) -> str:
+        """The line to the target, for people."""
+        return self.transport.description
 
     def start(self, user: SessionUser) -> None:
         """Begin to talk to the target on behalf of ``user``."""
@@ -174,10 +181,15 @@ class Session:
         elif self._in_flight is None:
             if self.stop is not None and not self._requests:
                 self._give(self.stop)
-        elif not self.link.missing and self._clock.seconds() >= self._asked_at + _OVERDUE:
+        elif self._is_overdue:
             self._lose_requests()
             self._reset()
             self._send_break_in()
+
+    @property
+    def _is_overdue(self) -> bool:
+        """Whether the reply to the request on the line should be here, and not a byte of it is."""
+        return not self.link.missing and self._clock.seconds() >= self._asked_at + _OVERDUE
 
     def resync(self) -> None:
         in_step = self.link.phase is Phase.SYNCED and self.run_state is not RunState.UNKNOWN
@@ -302,13 +314,19 @@ class Session:
                 self._set_status(Lost(event.why))
 
     def _next_request(self) -> None:
-        if self._requests and self._in_flight is None and self.run_state is RunState.HALTED:
+        while self._requests and self._in_flight is None and self.run_state is RunState.HALTED:
             payload = self._requests.popleft()
+            if self._answers(payload):
+                continue
             self._in_flight = api_number(payload)
             self._asked_at = now = self._clock.seconds()
             self.link.send(PacketType.STATE_MANIPULATE, payload, now)
             if self._break_in_next and self._in_flight in RUNS_TARGET:
                 self._send_break_in()
+
+    def _answers(self, payload: bytes) -> bool:
+        """Whether the session itself has answered this request, whose turn it is. See ``ReadOnlySession``."""
+        return False
 
     def _send_break_in(self) -> None:
         self._break_in_next = False

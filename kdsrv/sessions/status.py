@@ -24,6 +24,7 @@ __all__ = [
     "Opening",
     "Quiet",
     "Rebooting",
+    "Refused",
     "RunState",
     "Running",
     "Status",
@@ -246,6 +247,25 @@ class Lost(Status):
 
 
 @dataclass(frozen=True, slots=True)
+class Refused(Status):
+    """Somebody who may only look asked for ``what``; the target goes on as it was, in this state."""
+
+    kind = "refused"
+    what: str
+    state: RunState
+
+    @property
+    def run_state(self) -> RunState:
+        return self.state
+
+    def sentence(self) -> str:
+        return f"you may only look (read-only): {one_line(self.what)} does not reach the target"
+
+    def _fields(self) -> dict[str, object]:
+        return {"what": one_line(self.what)}
+
+
+@dataclass(frozen=True, slots=True)
 class UnknownStatus(Status):
     """A status of a kind that this version of kdsrv does not know, as the peer worded it."""
 
@@ -284,6 +304,7 @@ _READERS: Final[dict[str, Callable[[Members], Status]]] = {
     Rebooting.kind: lambda members: Rebooting(),
     Interrupted.kind: lambda members: Interrupted(members.text("why")),
     Lost.kind: lambda members: Lost(members.text("why")),
+    Refused.kind: lambda members: Refused(members.text("what"), members.choice("run_state", RunState)),
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -88,6 +89,32 @@ class TcpTests(ListenerCase):
             listen_on_tcp(reactor, "127.0.0.1", listener.port, self.accept)
         with pytest.raises(SetupError, match=r"cannot listen on 127\.0\.0\.1:99999"):
             listen_on_tcp(reactor, "127.0.0.1", 99999, self.accept)
+        listener.close()
+        self.check_nothing_is_left()
+
+    async def test_without_descriptors_it_rests(self) -> None:
+        """A socket that cannot be accepted stays readable: without a rest the reactor would do nothing else."""
+        tries = 0
+
+        class Full:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(listening, name)
+
+            def accept(self) -> Any:
+                nonlocal tries
+                tries += 1
+                raise OSError(errno.EMFILE, "Too many open files")
+
+        listener = listen_on_tcp(reactor, "127.0.0.1", 0, self.accept)
+        listening = listener._socket
+        listener._socket = Full()
+        with socket.create_connection(("127.0.0.1", listener.port)):
+            await until(lambda: tries)
+            await pause(0.1)
+            assert tries == 1
+            listener._socket = listening
+            await until(lambda: self.visits)
+        await until(lambda: self.visits[0].reasons)
         listener.close()
         self.check_nothing_is_left()
 

@@ -30,6 +30,8 @@ from kdsrv.transports.transport import Transport
 
 __all__ = ["Listener", "PtyListener", "SocketListener", "listen_on_pty", "listen_on_tcp", "listen_on_unix"]
 
+_REST: Final = 1.0
+"""Seconds without accepting when the process is out of descriptors."""
 _LOOK_INTERVAL: Final = 0.1
 """Seconds between two looks at whether somebody has opened the pty."""
 
@@ -62,6 +64,7 @@ class SocketListener:
         self._accept = accept
         self._unlink = unlink
         self._arriving: dict[DescriptorTransport, IDelayedCall] = {}
+        self._rest: IDelayedCall | None = None
         listening.setblocking(False)
         reactor.addReader(self)
 
@@ -73,6 +76,8 @@ class SocketListener:
     def close(self) -> None:
         if self._socket.fileno() >= 0:
             self._reactor.removeReader(self)
+            if self._rest is not None:
+                self._rest.cancel()
             self._socket.close()
             for line, arrival in self._arriving.items():
                 arrival.cancel()
@@ -90,7 +95,11 @@ class SocketListener:
     def doRead(self) -> None:
         try:
             connection, peer = self._socket.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self._rest is None:
+                # nobody can be let in until descriptors are free, and the socket would be readable all the time
+                self._reactor.removeReader(self)
+                self._rest = self._reactor.callLater(_REST, self._accept_again)
             return
         connection.setblocking(False)
         if connection.family != socket.AF_UNIX:
@@ -100,6 +109,10 @@ class SocketListener:
             name = self.address
         line = DescriptorTransport(self._reactor, name, connection.detach())
         self._arriving[line] = self._reactor.callLater(_ARRIVAL, self._let_in, line)
+
+    def _accept_again(self) -> None:
+        self._rest = None
+        self._reactor.addReader(self)
 
     def _let_in(self, line: DescriptorTransport) -> None:
         del self._arriving[line]

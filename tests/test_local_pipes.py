@@ -109,6 +109,7 @@ class Pipes(TestCase):
             _, factory = await self.listen("lab")
         finally:
             os.umask(before)
+        assert factory.numPorts == 1
         assert stat.S_IMODE(self.pipes.stat().st_mode) == 0o700
         assert stat.S_IMODE((self.pipes / "lab").stat().st_mode) == 0o600
         arrived = factory.arrived
@@ -122,6 +123,7 @@ class Pipes(TestCase):
         await far.lost
         await self.lab.ports.pop().stopListening()
         assert not (self.pipes / "lab").exists()
+        assert factory.numPorts == 0
 
     async def test_tls_inside(self) -> None:
         identity = issue("lab")

@@ -137,6 +137,36 @@ class Handshakes(TlsCase):
         assert words is not None
         assert "does not speak TLS" in words
 
+    async def test_no_session_is_resumed(self) -> None:
+        class Welcoming(End):
+            @override
+            def connectionMade(self) -> None:
+                assert self.transport is not None
+                self.transport.write(b"welcome")
+
+        def twice(port: int) -> list[bool]:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            session, reused = None, []
+            for _ in range(2):
+                plain = socket.create_connection(("127.0.0.1", port), 5)
+                with context.wrap_socket(plain, session=session) as secure:
+                    secure.recv(7)
+                    session = secure.session
+                    reused.append(bool(secure.session_reused))
+            return reused
+
+        port, _ = await self.lab.listen(server_tls(self.identity), Welcoming)
+        assert await deferToThread(twice, port) == [False, False]
+
+    async def test_the_server_hears_which_name_was_dialled(self) -> None:
+        for name, heard in {"lab.example": b"lab.example", "127.0.0.1": None, "::1": None, None: None}.items():
+            near, far = await self.lab.pair(server_tls(self.identity), ClientTls(Trust(name=name)))
+            await near.shaken
+            await far.shaken
+            assert far.transport.getHandle().get_servername() == heard
+
     async def test_the_other_role_may_dial(self) -> None:
         """Reverse: the TLS server dials, the TLS client listens."""
         trust = Trust(pins=frozenset({self.identity.fingerprint}))
@@ -185,6 +215,24 @@ class Bindings(TlsCase):
         silent.transport.loseConnection()
         await end.lost
         with pytest.raises(PeerError):
+            channel_binding(end.transport)
+
+    async def test_half_a_handshake_binds_nothing(self) -> None:
+        """The server could export already; it does not know yet whether the client is who it has to be."""
+        port, factory = await self.lab.listen(server_tls(self.identity))
+        arrived = factory.arrived
+        raw = await self.lab.dial(port, None)
+        end = await arrived
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_alpn_protos([b"kdsrv/1"])
+        hello = SSL.Connection(context, None)
+        hello.set_connect_state()
+        with pytest.raises(SSL.WantReadError):
+            hello.do_handshake()
+        raw.transport.write(hello.bio_read(1 << 16))
+        await raw.got(500)
+        assert end.transport.negotiatedProtocol == b"kdsrv/1"
+        with pytest.raises(PeerError, match="the TLS handshake is not complete"):
             channel_binding(end.transport)
 
 

@@ -17,22 +17,20 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
 from kdsrv.auth.door import Door
 from kdsrv.auth.users import OnePassword
-from kdsrv.client.connecting import connect, connect_by_endpoint
-from kdsrv.client.listening import AwaitedServer, Listening, Notice, TurnedAway
+from kdsrv.client.connecting import connect
+from kdsrv.client.listening import Listening, Notice, TurnedAway
 from kdsrv.client.protocol import ClientProtocol, ServerRefused
-from kdsrv.connection_strings import PortRange, parse_kdsrv_string
+from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.server.dialling import Destination
 from kdsrv.server.initiator import Initiator
 from kdsrv.server.protocol import KdsrvServerFactory
 from kdsrv.server.service import KdsrvService
 from kdsrv.sim.kernel import KERNEL_BASE
-from kdsrv.tls.contexts import ClientTls, Trust
 from kdsrv.tls.endpoints import tls_client_endpoint
 from kdsrv.wire.messages import Attached
 
@@ -144,24 +142,19 @@ class InProcess(TestCase):
         dialling = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port)
         self.serve(tls_client_endpoint(reactor, dialling, server_tls(identity)))
 
-        async def attach(fingerprint: str) -> Session:
-            tls = ClientTls(Trust(pins=frozenset({fingerprint})))
-            endpoint = AwaitedServer(
-                reactor,
-                "127.0.0.1",
-                PortRange(self.port, self.port),
-                tell=self.notices.append,
-                secure=lambda factory: TLSMemoryBIOFactory(tls, True, factory, clock=reactor),
+        def wait(fingerprint: str) -> Deferred[Session]:
+            server = f"ssl:clicon=127.0.0.1,port={self.port},certuser={fingerprint}"
+            return connect(
+                reactor, parse_kdsrv_string(f"kdsrv:server=@{{{server}}},trans=@{{sim:}}"), tell=self.notices.append
             )
-            return await connect_by_endpoint(reactor, endpoint, "the lab", "sim:", "kim")
 
-        refusing = Deferred.fromCoroutine(attach(issue("other").fingerprint))
+        refusing = wait(issue("other").fingerprint)
         await until(lambda: len(self.notices) == 2)
         assert "certificate" in str(self.notices[1])
         refusing.cancel()
         with self.assertRaises(CancelledError):  # noqa: PT027
             await refusing
-        protocol, _ = await attach(identity.fingerprint)
+        protocol, _ = await wait(identity.fingerprint)
         await self.leave(protocol)
 
     async def test_the_dialled_client_has_to_log_in(self) -> None:

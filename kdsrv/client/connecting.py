@@ -17,16 +17,18 @@ from twisted.internet.error import (
     DNSLookupError,
     TimeoutError,
 )
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from typing_extensions import override
 
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.listening import AwaitedServer, Notice
 from kdsrv.client.protocol import ClientProtocol
-from kdsrv.connection_strings import KdsrvSpec, TcpClientSpec
+from kdsrv.connection_strings import KdsrvSpec, SslClientSpec, TcpClientSpec
 from kdsrv.connection_strings.remoting import ClientSpec
 from kdsrv.errors import KdsrvError, SetupError
+from kdsrv.tls.settings import ClientCertificates
 from kdsrv.wire.messages import Attached
 
 __all__ = ["ServerUnreachable", "connect", "connect_by_endpoint", "credentials_for", "own_name"]
@@ -129,13 +131,20 @@ async def _connect(
 def _endpoint(
     reactor: Any, spec: ClientSpec, tell: Callable[[Notice], None] | None
 ) -> tuple[IStreamClientEndpoint, str]:
+    if isinstance(spec, TcpClientSpec | SslClientSpec) and spec.clicon is not None:
+        secure = _client_end(reactor, spec) if isinstance(spec, SslClientSpec) else None
+        return AwaitedServer(reactor, spec.clicon, spec.ports, tell=tell, secure=secure), spec.clicon
     if not isinstance(spec, TcpClientSpec):
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:server=HOST,port=N")
-    if spec.server is None:
-        assert spec.clicon is not None
-        return AwaitedServer(reactor, spec.clicon, spec.ports, tell=tell), spec.clicon
+    assert spec.server is not None
     port = spec.ports.low
     return HostnameEndpoint(reactor, spec.server, port, timeout=_CONNECT_LIMIT), f"{spec.server}:{port}"
+
+
+def _client_end(reactor: Any, spec: SslClientSpec) -> Callable[[IProtocolFactory], IProtocolFactory]:
+    """The client's end of TLS around a factory: the client has it also where it is the one that listens."""
+    tls = ClientCertificates().client_tls_of_spec(spec)
+    return lambda factory: TLSMemoryBIOFactory(tls, True, factory, clock=reactor)
 
 
 class _OneSession(Factory):

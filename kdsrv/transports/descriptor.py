@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kdsrv.errors import LinkLost, TargetError
+from kdsrv.transports.switchboard import Watcher, watcher_of
 from kdsrv.transports.transport import Receiver, ReceiverFailed
 
 __all__ = ["MAX_UNSENT", "DescriptorTransport", "Reactor"]
@@ -48,16 +49,8 @@ _FULL: Final = (0.5, 1.25)
 _GONE: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.EPIPE, errno.ECONNRESET, errno.EBADF})
 
 
-class Reactor(Protocol):
+class Reactor(Watcher, Protocol):
     """The part of a Twisted reactor that transports use."""
-
-    def addReader(self, reader: Any) -> None: ...
-
-    def removeReader(self, reader: Any) -> None: ...
-
-    def addWriter(self, writer: Any) -> None: ...
-
-    def removeWriter(self, writer: Any) -> None: ...
 
     def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object
@@ -88,6 +81,8 @@ class DescriptorTransport:
         self.description = description
         self.byte_time = byte_time
         self._reactor = reactor
+        # the cost of an event is nothing beside the time of a byte on a slow line, and each wait there a wake-up more
+        self._watcher = reactor if byte_time else watcher_of(reactor)
         self._descriptor = descriptor
         self._write_descriptor = descriptor if write_descriptor is None else write_descriptor
         self._writer = self if write_descriptor is None else _WriteEnd(self, write_descriptor)
@@ -107,7 +102,7 @@ class DescriptorTransport:
             self._tell_later()
             return
         try:
-            self._reactor.addReader(self)
+            self._watcher.addReader(self)
         except BaseException:
             self.close()
             raise
@@ -120,7 +115,7 @@ class DescriptorTransport:
             sent = self._send(data)
             if self._closed or sent == len(data):
                 return
-            self._reactor.addWriter(self._writer)
+            self._watcher.addWriter(self._writer)
             data = data[sent:]
         if len(self._unsent) + len(data) > MAX_UNSENT:
             self._lose(LinkLost(target=self.description, why="it does not take bytes"), later=True)
@@ -168,7 +163,7 @@ class DescriptorTransport:
             sent = self._send(self._unsent)
             del self._unsent[:sent]
         if not self._unsent and not self._closed:
-            self._reactor.removeWriter(self._writer)
+            self._watcher.removeWriter(self._writer)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor saw a hang-up, with nothing left to read."""
@@ -192,12 +187,12 @@ class DescriptorTransport:
         least, most = _FULL
         if pause < _SHORTEST_PAUSE or not least * elapsed < got * self.byte_time < most * elapsed or self._closed:
             return
-        self._reactor.removeReader(self)
+        self._watcher.removeReader(self)
         self._pause = self._reactor.callLater(pause, self._read_again)
 
     def _read_again(self) -> None:
         self._pause = None
-        self._reactor.addReader(self)
+        self._watcher.addReader(self)
 
     def _broken(self, error: OSError) -> LinkLost:
         return LinkLost(target=self.description, why=self._ended if error.errno in _GONE else str(error.strerror))
@@ -230,8 +225,8 @@ class DescriptorTransport:
     def _shut(self) -> None:
         if self._closed:
             return
-        self._reactor.removeReader(self)
-        self._reactor.removeWriter(self._writer)
+        self._watcher.removeReader(self)
+        self._watcher.removeWriter(self._writer)
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None

@@ -69,11 +69,11 @@ def a_port() -> PortRange:
     return PortRange(port, port)
 
 
-def is_free(port: int) -> bool:
+def is_free(port: int, address: str = "127.0.0.1") -> bool:
     with closing(socket.socket()) as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            line.bind(("127.0.0.1", port))
+            line.bind((address, port))
             line.listen()
         except OSError:
             return False
@@ -176,6 +176,18 @@ class Waiting(Desk):
         with pytest.raises(CancelledError):
             await connecting
         await endpoint.close()
+
+    async def test_for_a_server_on_this_host_it_listens_on_loopback_alone(self) -> None:
+        for server, elsewhere in ("127.0.0.1", True), (LAB, False):
+            ports = a_port()
+            endpoint = self.awaited(ports, server)
+            connecting = endpoint.connect(Factory.forProtocol(Greeter))
+            assert not is_free(ports.low)
+            assert is_free(ports.low, "127.0.0.2") is elsewhere
+            connecting.cancel()
+            with pytest.raises(CancelledError):
+                await connecting
+            await endpoint.close()
 
     async def test_a_name_is_resolved_once(self) -> None:
         asked = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from twisted.python.failure import Failure
 from kdsrv.server.initiator import Backoff, Initiator
 from kdsrv.server.protocol import GREETING_LIMIT
 from kdsrv.wire.messages import Attach, Attached, Bye, ClientHello, Ping, ServerHello
+from kdsrv.wire.messages import Failure as WireFailure
 
 PEER = IPv4Address("TCP", "192.0.2.7", 5000)
 
@@ -46,9 +49,11 @@ class Desk:
         trying, _ = self.tries.pop(0)
         trying.errback(error or ConnectionRefusedError())
 
-    def answer(self) -> Client:
+    def answer(self, line: socket.socket | None = None) -> Client:
+        """``line`` is the socket of the connection, where one is wanted."""
         trying, factory = self.tries.pop(0)
         client = Client(self.server, factory)
+        client.transport.socket = line
         trying.callback(client.protocol)
         return client
 
@@ -210,6 +215,14 @@ def test_half_a_frame_is_speaking(rig: Rig) -> None:
     client.leave()
 
 
+def test_the_path_of_an_idle_connection_is_watched(rig: Rig) -> None:
+    with closing(socket.socket()) as line:
+        rig.desk.answer(line).leave()
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, interval, count = (line.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+    assert idle + interval * count <= 60
+
+
 def test_a_silent_attached_client_is_noticed_as_any_other(rig: Rig) -> None:
     client = rig.desk.answer()
     client.attach()
@@ -341,6 +354,7 @@ def test_stop_while_a_client_logs_in(rig: Rig) -> None:
     client.greet()
     stopping = rig.initiator.stopService()
     assert not client.is_connected
+    assert [said.message for said in client.hear(WireFailure)] == ["the server is shutting down"]
     client.leave()
     assert stopping is not None
     assert stopping.called

@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, SerialSpec, parse_kd_string
-from kdsrv.errors import ConnectionStringError, KdsrvError, SetupError
+from kdsrv.errors import ConnectionStringError, KdsrvError, SetupError, TargetError
 from kdsrv.server.patterns import parse_pattern
 from kdsrv.server.places import HostPlaces
 from kdsrv.server.policy import Device, NotAllowed, Permit, Policy, parse_target
+from kdsrv.transports.fifo import open_fifo_pair
 
 KEY = "1u7vtp10n2y8v.2k3m4n5p6q7r8.3a.4b"
 
@@ -279,6 +281,32 @@ def test_any_text_is_a_pattern_or_a_mistake(text: str) -> None:
 
 
 # The host itself
+
+
+def test_a_file_that_takes_the_place_of_a_fifo_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the opening: what was opened is looked at again."""
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"data")
+    names = [tmp_path / "vm.in", tmp_path / "vm.out"]
+    for name in names:
+        os.mkfifo(name)
+    real_stat = os.stat
+
+    def stat_and_swap(path: object, **options: object) -> os.stat_result:
+        found = real_stat(path, **options)  # type: ignore[call-overload]
+        if str(path) == str(names[1]):
+            names[1].unlink()
+            names[1].symlink_to(precious)
+        return cast(os.stat_result, found)
+
+    monkeypatch.setattr(os, "stat", stat_and_swap)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(TargetError, match="is not a FIFO"):
+        open_fifo_pair(cast(Any, None), str(tmp_path / "vm")).send(None)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert precious.read_bytes() == b"data"
 
 
 def test_a_host_follows_links(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def open_session_in_process(
 
     async def opener() -> Target:
         spec = parse_kd_string(trans) if isinstance(trans, str) else trans
-        session = await directory.open(spec, client or own_name(), "this process")
+        session = await directory.open(spec, client or own_name(), "this process", user=None)
         conversation = Conversation(reactor, session, session.status)
 
         def leave() -> Deferred[None]:

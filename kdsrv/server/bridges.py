@@ -87,7 +87,8 @@ class BridgeService(Service):
             self._log.info("a second debugger ({peer}) was turned away", peer=line.description)
             return False
         self._line = line
-        self._opening = self._directory.open(self._spec.trans, "a debugger on the server's bridge", line.description)
+        holder = "a debugger on the server's bridge"
+        self._opening = self._directory.open(self._spec.trans, holder, line.description, user=None)
         self._opening.addCallbacks(self._opened, self._not_opened)
         return True
 

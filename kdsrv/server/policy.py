@@ -17,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple, Protocol
 
@@ -69,8 +69,7 @@ class Places(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(NamedTuple):
     """``spec`` is what to open, complete; ``name`` what clients, listings and logs call it, without secrets."""
 
     spec: KdSpec

@@ -219,7 +219,7 @@ class KdsrvServerProtocol(Protocol):
         if not self._factory.serve(self):
             self._end(SetupError(why=f"this server has {MAX_WAITING} clients waiting for a target; try again later"))
         elif isinstance(request, Attach):
-            self._attach(request)
+            self._attach(request, client)
         else:
             self._answer(request, client)
 
@@ -237,7 +237,7 @@ class KdsrvServerProtocol(Protocol):
         self._leave()
         self._hang_up()
 
-    def _attach(self, request: Attach) -> None:
+    def _attach(self, request: Attach, client: User) -> None:
         holder = request.client or "an unnamed client"
         if self._reception.name:
             holder = f"{self._reception.name} ({holder})"
@@ -246,7 +246,7 @@ class KdsrvServerProtocol(Protocol):
         except ConnectionStringError as error:
             self._end(error)
             return
-        self._opening = self._factory.directory.open(spec, holder, self._peer)
+        self._opening = self._factory.directory.open(spec, holder, self._peer, client)
         self._opening.addCallbacks(self._opened, self._not_opened)
 
     def _opened(self, session: Session) -> None:
@@ -256,7 +256,7 @@ class KdsrvServerProtocol(Protocol):
         self._log.info(
             "{peer} ({holder}) has {target}", peer=self._peer, holder=session.lease.holder, target=session.name
         )
-        self._say(Attached(session.name, session.transport.description, session.status))
+        self._say(Attached(session.name, session.description, session.status))
         session.start(self)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + PING_INTERVAL)

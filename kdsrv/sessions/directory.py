@@ -8,10 +8,14 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from kdsrv.connection_strings import KdSpec, PipeSpec, fill_in
-from kdsrv.errors import SetupError, TargetHeld
+from kdsrv.auth.users import ANYBODY, Role, User
+from kdsrv.connection_strings import KdSpec, PipeSpec, TargetSpec
+from kdsrv.errors import KdsrvError, SetupError, TargetHeld
 from kdsrv.link_driver import HeldAcks
+from kdsrv.server.places import HostPlaces
+from kdsrv.server.policy import Policy
 from kdsrv.sessions.lease import Lease, LeaseBook
+from kdsrv.sessions.read_only_session import ReadOnlySession
 from kdsrv.sessions.session import Session
 from kdsrv.transports.opener import Opener, target_key
 
@@ -28,7 +32,8 @@ class Directory:
     """Opens sessions, one per target at a time.
 
     ``environ`` fills in what a kd-string leaves out (connection strings, 2.9); ``wall_clock`` gives seconds since 1970,
-    for telling people since when a target is held.
+    for telling people since when a target is held. ``policy`` says who may open what; the default is that of a server
+    that was told nothing.
     """
 
     def __init__(
@@ -37,11 +42,13 @@ class Directory:
         opener: Opener,
         environ: Mapping[str, str],
         wall_clock: Callable[[], float] = time.time,
+        policy: Policy | None = None,
     ) -> None:
         self._reactor = reactor
         self._opener = opener
         self._environ = environ
-        self._wall_clock = wall_clock
+        self._policy = Policy(HostPlaces()) if policy is None else policy
+        self.wall_clock = wall_clock
         self._leases = LeaseBook(_local_time)
         self._sessions: dict[Lease, Session] = {}
         self._leaving: dict[str, list[Deferred[None]]] = {}
@@ -51,12 +58,23 @@ class Directory:
         """The sessions that are open now."""
         return iter(tuple(self._sessions.values()))
 
-    def open(self, spec: KdSpec | None, holder: str, address: str) -> Deferred[Session]:
+    def open(self, spec: KdSpec | None, holder: str, address: str, user: User | None = ANYBODY) -> Deferred[Session]:
         """A session on the target, for ``holder`` at ``address`` (both as people read them).
 
-        Fails with TargetHeld, another TargetError or a SetupError, all sentences. Cancelling gives the target up.
+        ``user`` says what they may do; None: who runs the server, and may do everything. Fails with NotAllowed,
+        TargetHeld, another TargetError or a SetupError, all sentences. Cancelling gives the target up.
         """
-        return Deferred.fromCoroutine(self._open(spec, holder, address))
+        return Deferred.fromCoroutine(self._open(spec, holder, address, user))
+
+    def published(self, user: User) -> dict[str, str | None]:
+        """The published targets that a user may open, each with the key of the device behind it, if that is known."""
+        keys: dict[str, str | None] = {}
+        for name in self._policy.names(user):
+            try:
+                keys[name] = target_key(self._policy.permit(TargetSpec(name), user, self._environ).spec)
+            except KdsrvError:
+                keys[name] = None
+        return keys
 
     def close(self, session: Session) -> None:
         """The holder has left: the target stays as it is, and is free for the next as soon as its line is quiet."""
@@ -90,19 +108,21 @@ class Directory:
             self._leaving[target].append(gone)
             await gone
 
-    async def _open(self, wanted: KdSpec | None, holder: str, address: str) -> Session:
-        spec = fill_in(wanted, self._environ)
-        await self._when_gone(target_key(spec))
+    async def _open(self, wanted: KdSpec | None, holder: str, address: str, user: User | None) -> Session:
+        spec, name = self._policy.permit(wanted, user, self._environ)
+        key = target_key(spec)
+        await self._when_gone(key)
         try:
-            lease = self._leases.take(target_key(spec), holder, address, self._wall_clock())
+            lease = self._leases.take(key, holder, address, self.wall_clock())
         except TargetHeld as held:
-            raise TargetHeld(**{**held.facts, "target": str(spec)}) from None
+            raise TargetHeld(**{**held.facts, "target": name}) from None
         try:
             transport = await self._opener.open(spec)
         except BaseException:
             self._leases.release(lease)
             raise
         resets = spec.resets if isinstance(spec, PipeSpec) and spec.resets is not None else _DEFAULT_RESETS
-        session = Session(self._reactor, str(spec), transport, lease, max_resets=resets, acks=self.acks)
+        kind = ReadOnlySession if user is not None and user.role is Role.READ_ONLY else Session
+        session = kind(self._reactor, name, transport, lease, max_resets=resets, acks=self.acks)
         self._sessions[lease] = session
         return session

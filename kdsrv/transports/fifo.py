@@ -60,11 +60,15 @@ def _open(path: str, name: str, mode: int) -> int:
     try:
         if not stat.S_ISFIFO(os.stat(name).st_mode):
             raise TargetError(target=path, why=f"{name} is not a FIFO")
-        return os.open(name, mode | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(name, mode | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise AbsentError(target=path, why=f"the FIFO {name} is not there") from error
     except OSError as error:
         raise TargetError(target=path, why=f"cannot open {name}: {error.strerror}") from error
+    if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):  # somebody has put another file there in between
+        os.close(descriptor)
+        raise TargetError(target=path, why=f"{name} is not a FIFO")
+    return descriptor
 
 
 def _claim(reading: int, path: str, name: str) -> None:

@@ -425,7 +425,7 @@ def test_dialling_that_is_cancelled() -> None:
 
 @pytest.mark.parametrize(
     "server",
-    ["ssl:server=lab,port=1,password=x", "npipe:server=lab,pipe=x", "tcp:clicon=lab,port=1"],
+    ["1394:channel=5,password=x", "hyperv:vmid=1,serviceid=2"],
 )
 def test_servers_that_cannot_be_dialled_yet(server: str) -> None:
     lab = MemoryLab()

@@ -75,9 +75,14 @@ KDSRV_LINES: dict[str, tuple[int, str]] = {
         1,
         "there is no host of that name",
     ),
-    "connect -k kdsrv:server=@{{ssl:server=lab,port=1}},trans=@{{sim:}}": (
+    "connect -k kdsrv:server=@{{1394:channel=5}},trans=@{{sim:}}": (1, "kdsrv: 1394: is not offered by this version"),
+    "connect -k kdsrv:server=@{{ssl:server=lab,port=1,certuser=lab}},trans=@{{sim:}}": (
         1,
-        "kdsrv: ssl: is not offered by this version",
+        "kdsrv: 'lab' is neither a file nor a sha256 fingerprint",
+    ),
+    "connect -k kdsrv:server=@{{npipe:server=far,pipe=x}},trans=@{{sim:}}": (
+        1,
+        "kdsrv: pipes do not cross hosts here, and 'far' is not this one",
     ),
     "connect -k kdsrv:server=@{{tcp:server=127.0.0.1,port={newer}}},trans=@{{sim:}}": (
         1,

@@ -26,8 +26,11 @@ from kdsrv.auth.passwords import Credentials
 from kdsrv.client.listening import AwaitedServer, Notice
 from kdsrv.client.protocol import ClientProtocol
 from kdsrv.connection_strings import KdsrvSpec, SslClientSpec, TcpClientSpec
-from kdsrv.connection_strings.remoting import ClientSpec
+from kdsrv.connection_strings.remoting import ClientSpec, NpipeClientSpec, SpipeClientSpec
 from kdsrv.errors import KdsrvError, SetupError
+from kdsrv.local_pipes import local_pipe_client, pipe_directory
+from kdsrv.tls.contexts import ClientTls
+from kdsrv.tls.endpoints import tls_client_endpoint
 from kdsrv.tls.settings import ClientCertificates
 from kdsrv.wire.messages import Attached
 
@@ -58,22 +61,23 @@ def connect(
     *,
     user: str = "",
     password: str | None = None,
+    certificates: ClientCertificates | None = None,
     tell: Callable[[Notice], None] | None = None,
 ) -> Deferred[tuple[ClientProtocol, Attached]]:
     """A session on the target that ``spec`` names; the protocol's ``user`` must be set when this fires.
 
     ``user`` is the name to log in by; it may be empty where the server has one password. ``password`` is used if there
-    is none in the string.
+    is none in the string. ``certificates`` say which servers are taken over TLS, and what is shown to them.
 
     With ``clicon=`` this listens until the server dials, however long that takes; ``tell`` is called with where that is
     and with whoever is turned away.
 
     Fails with a KdsrvError whose text is a sentence: ServerUnreachable, ServerRefused (login, held, no such device,
-    ...), ServerGone, LoginNeeded, LoginNotOffered, ServerUnproven, PeerError.
+    ...), ServerGone, CertificateRefused, LoginNeeded, LoginNotOffered, ServerUnproven, PeerError.
     """
     trans = None if spec.trans is None else spec.trans.to_string()
     try:
-        endpoint, address = _endpoint(reactor, spec.server, tell)
+        endpoint, address = _endpoint(reactor, spec.server, certificates or ClientCertificates(), tell)
     except SetupError as error:
         failed: Deferred[tuple[ClientProtocol, Attached]] = Deferred()
         failed.errback(error)
@@ -129,21 +133,32 @@ async def _connect(
 
 
 def _endpoint(
-    reactor: Any, spec: ClientSpec, tell: Callable[[Notice], None] | None
+    reactor: Any, spec: ClientSpec, certificates: ClientCertificates, tell: Callable[[Notice], None] | None
 ) -> tuple[IStreamClientEndpoint, str]:
-    if isinstance(spec, TcpClientSpec | SslClientSpec) and spec.clicon is not None:
-        secure = _client_end(reactor, spec) if isinstance(spec, SslClientSpec) else None
-        return AwaitedServer(reactor, spec.clicon, spec.ports, tell=tell, secure=secure), spec.clicon
-    if not isinstance(spec, TcpClientSpec):
+    """Where a client string leads, and what people call it."""
+    tls = certificates.client_tls_of_spec(spec) if isinstance(spec, SslClientSpec | SpipeClientSpec) else None
+    endpoint: IStreamClientEndpoint
+    if isinstance(spec, TcpClientSpec | SslClientSpec):
+        if spec.clicon is not None:
+            secure = None if tls is None else _client_end(reactor, tls)
+            return AwaitedServer(reactor, spec.clicon, spec.ports, tell=tell, secure=secure), spec.clicon
+        assert spec.server is not None
+        port = spec.ports.low
+        endpoint, address = (
+            HostnameEndpoint(reactor, spec.server, port, timeout=_CONNECT_LIMIT),
+            f"{spec.server}:{port}",
+        )
+    elif isinstance(spec, NpipeClientSpec | SpipeClientSpec):
+        pipes = pipe_directory(os.environ, os.geteuid())
+        endpoint = local_pipe_client(reactor, spec.server, spec.pipe, pipes, socket.gethostname())
+        address = f"pipe {spec.pipe}"
+    else:
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:server=HOST,port=N")
-    assert spec.server is not None
-    port = spec.ports.low
-    return HostnameEndpoint(reactor, spec.server, port, timeout=_CONNECT_LIMIT), f"{spec.server}:{port}"
+    return endpoint if tls is None else tls_client_endpoint(reactor, endpoint, tls), address
 
 
-def _client_end(reactor: Any, spec: SslClientSpec) -> Callable[[IProtocolFactory], IProtocolFactory]:
+def _client_end(reactor: Any, tls: ClientTls) -> Callable[[IProtocolFactory], IProtocolFactory]:
     """The client's end of TLS around a factory: the client has it also where it is the one that listens."""
-    tls = ClientCertificates().client_tls_of_spec(spec)
     return lambda factory: TLSMemoryBIOFactory(tls, True, factory, clock=reactor)
 
 

@@ -28,7 +28,7 @@ class HostPlaces:
             device = os.stat(path).st_rdev
         except (OSError, ValueError):
             return False
-        return any(_controlling_terminal(process) == device for process in _PROCESSES.glob("[0-9]*/stat"))
+        return any(_controlling_terminal(process) == device for process in list(_PROCESSES.glob("[0-9]*/stat")))
 
 
 def _controlling_terminal(process: Path) -> int | None:

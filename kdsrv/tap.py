@@ -6,9 +6,12 @@ Everything is parsed before anything starts: a wrong string is a usage error tha
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from twisted.application.service import IService
@@ -20,11 +23,15 @@ from typing_extensions import override
 
 from kdsrv import __version__
 from kdsrv.connection_strings import BridgeSpec, parse_bridge_string, parse_server_string
-from kdsrv.connection_strings.remoting import ServerSpec
+from kdsrv.connection_strings.masking import masked
+from kdsrv.connection_strings.remoting import NpipeServerSpec, ServerSpec, SpipeServerSpec
 from kdsrv.errors import KdsrvError
+from kdsrv.process_title import hide_secrets
 from kdsrv.server.bridges import parse_listen
 from kdsrv.server.dialling import Destination, destination_of_spec, destination_of_string, is_reverse
-from kdsrv.server.listening import LOOPBACK, endpoint_of_spec, endpoint_of_string, is_confined
+from kdsrv.server.entrances import Guarded, Keys, take_password, transport_of
+from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
+from kdsrv.server.made_password import client_command, place_to_dial, show_password
 from kdsrv.server.service import KdsrvService
 from kdsrv.tls.settings import ServerCertificates
 
@@ -34,33 +41,40 @@ __all__ = ["Options", "StartFailed", "makeService"]
 class Options(TwistedOptions):
     """What the command line says, parsed."""
 
-    synopsis = "[--listen ENDPOINT]... [--connect ENDPOINT]... [-t STRING]... [--bridge STRING]... [--no-password]"
+    synopsis = "[--listen ENDPOINT]... [--connect ENDPOINT]... [-t STRING]... [--bridge STRING]... [options]"
     longdesc = (
         "A connection server for Windows kernel debugging: clients connect, name the target they want "
         "(trans=@{com:port=/dev/ttyUSB0,baud=115200}) and hold it until they leave. See kdsrv connect --help "
-        "for the other end. Put strings in quotes."
+        "for the other end. Put strings in quotes. Clients log in: with the password= in the string, or as "
+        "--password-file or --users says; without any of these a password is made up and shown. "
+        "See docs/security.md."
     )
-    optFlags: ClassVar = [
-        ["no-password", None, "Let anybody who can reach the server use it; without this it listens on loopback only"]
-    ]
+    optFlags: ClassVar = [["no-password", None, "Let anybody who can reach the server use it, and all targets it has"]]
 
     def __init__(self) -> None:
+        hide_secrets()
         super().__init__()
-        self.listens: list[str] = []
-        self.connects: list[str] = []
+        self.listens: list[tuple[str, str | None]] = []
+        self.connects: list[tuple[str, str | None]] = []
         self.servers: list[ServerSpec] = []
         self.bridges: list[BridgeSpec] = []
+        self.password_file: Path | None = None
+        self.user_file: Path | None = None
 
     def opt_listen(self, text: str) -> None:
-        """A Twisted endpoint to listen on: tcp:1234, tcp:1234:interface=::1, unix:/path:mode=600 (repeatable)"""
-        self.listens.append(text)
+        """A Twisted endpoint to listen on, with a password if you like: tcp:1234, tcp:1234:password=x:interface=::1,
+        unix:/path:mode=600 (repeatable)"""
+        with _usage("--listen"):
+            self.listens.append(take_password(text))
 
     def opt_connect(self, text: str) -> None:
         """A Twisted endpoint where a client waits, to be dialled: tcp:desk:5000, ssl:desk:5000 (repeatable)"""
-        self.connects.append(text)
+        with _usage("--connect"):
+            self.connects.append(take_password(text))
 
     def opt_transport(self, text: str) -> None:
-        """The same as kdsrv.exe takes it: tcp:port=1234, or to dial a client tcp:port=5000,clicon=desk (repeatable)"""
+        """The same as kdsrv.exe takes it: tcp:port=1234,password=x, or to dial a client tcp:port=5000,clicon=desk
+        (repeatable)"""
         with _usage("-t"):
             self.servers.append(parse_server_string(text))
 
@@ -73,6 +87,14 @@ class Options(TwistedOptions):
             parse_listen(bridge.listen)
             self.bridges.append(bridge)
 
+    def opt_password_file(self, text: str) -> None:
+        """A file with the password of all that names none itself, in its first line; only its owner may read it"""
+        self.password_file = Path(text)
+
+    def opt_users(self, text: str) -> None:
+        """A file of users with their passwords and rights, made by 'kdsrv password'; only its owner may read it"""
+        self.user_file = Path(text)
+
     def opt_version(self) -> None:
         """Print the version and exit"""
         sys.stdout.write(f"kdsrv {__version__}\n")
@@ -81,7 +103,7 @@ class Options(TwistedOptions):
     @override
     def parseArgs(self, *args: str) -> None:
         if args:
-            raise UsageError(f"kdsrv: '{args[0]}' belongs to no option; every part has one (see --help)")
+            raise UsageError(f"kdsrv: '{masked(args[0]).text}' belongs to no option; every part has one (see --help)")
 
     @override
     def postOptions(self) -> None:
@@ -89,26 +111,37 @@ class Options(TwistedOptions):
 
         if not self.listens and not self.connects and not self.servers and not self.bridges:
             raise UsageError("kdsrv: say where to listen, for instance --listen tcp:1234")
+        with _usage("passwords"):
+            self.entry_keys = Keys(
+                open_to_all=bool(self["no-password"]),
+                password_file=self.password_file,
+                user_file=self.user_file,
+                environ=os.environ,
+                random=secrets.token_bytes,
+            )
         certificates = ServerCertificates()
-        open_to_all = bool(self["no-password"])
-        self.endpoints: list[IStreamServerEndpoint] = []
-        self.destinations: list[Destination] = []
-        for text in self.listens:
+        self.endpoints: list[Guarded[IStreamServerEndpoint]] = []
+        self.destinations: list[Guarded[Destination]] = []
+        for text, password in self.listens:
             with _usage("--listen"):
-                self.endpoints.append(endpoint_of_string(reactor, text, open_to_all=open_to_all))
-        for text in self.connects:
+                endpoint = endpoint_of_string(reactor, text, open_to_all=True, certificates=certificates)
+                book = self.entry_keys.book_for(password, private=is_private(text))
+                self.endpoints.append(Guarded(endpoint, book, transport_of(text)))
+        for text, password in self.connects:
             with _usage("--connect"):
-                self.destinations.append(
-                    destination_of_string(reactor, text, open_to_all=open_to_all, certificates=certificates)
-                )
+                where = destination_of_string(reactor, text, open_to_all=True, certificates=certificates)
+                self.destinations.append(Guarded(where, self.entry_keys.book_for(password), transport_of(text)))
         for spec in self.servers:
             with _usage("-t"):
                 if is_reverse(spec):
-                    self.destinations.append(
-                        destination_of_spec(reactor, spec, open_to_all=open_to_all, certificates=certificates)
-                    )
-                    continue
-                self.endpoints.append(endpoint_of_spec(reactor, spec, open_to_all=open_to_all))
+                    where = destination_of_spec(reactor, spec, open_to_all=True, certificates=certificates)
+                    book = self.entry_keys.book_for(spec.password)
+                    self.destinations.append(Guarded(where, book, spec.transport))
+                else:
+                    endpoint = endpoint_of_spec(reactor, spec, open_to_all=True, certificates=certificates)
+                    private = isinstance(spec, NpipeServerSpec | SpipeServerSpec)
+                    book = self.entry_keys.book_for(spec.password, private=private)
+                    self.endpoints.append(Guarded(endpoint, book, spec.transport))
 
 
 @contextmanager
@@ -151,11 +184,26 @@ class _ServerProcess(KdsrvService):
             self._log.info("kdsrv {version} listens on {address}", version=__version__, address=_shown(port.getHost()))
         if self._options["no-password"]:
             self._log.warn("nobody has to log in (--no-password): who reaches this server can debug its targets")
-        elif not all(map(is_reverse, self._options.servers)) or any(map(is_confined, self._options.listens)):
-            self._log.info(
-                "there is no login yet, so TCP listens on {host} only; --no-password opens it to the network",
-                host=LOOPBACK,
-            )
+        elif any(way.transport == "tcp" and way.book is not None for way in self._options.endpoints):
+            self._log.info("over tcp: the password stays secret, but what is debugged can be read; ssl: encrypts it")
+        if self._options.entry_keys.made is not None:
+            with _start():
+                show_password(self._options.entry_keys.made, self._commands(self._options.entry_keys))
+
+    def _commands(self, keys: Keys) -> list[str]:
+        """What clients type who log in with the password that was made."""
+        book, password = keys.book_for(None), keys.made
+        assert password is not None
+        commands = []
+        for listener, guarded in zip(self._listeners, self._options.endpoints, strict=True):
+            place = None if listener.port is None else place_to_dial(listener.port.getHost())
+            if guarded.book is book and place is not None:
+                commands.append(client_command(guarded.transport, place, password))
+        for dialled in self._options.destinations:
+            if dialled.book is book:
+                place = f"clicon={socket.gethostname()},port={dialled.way.address.rpartition(':')[2]}"
+                commands.append(client_command(dialled.transport, place, password))
+        return commands
 
 
 @contextmanager

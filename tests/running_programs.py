@@ -116,10 +116,15 @@ def until(condition: Callable[[], object], limit: float = 5.0) -> float:
 
 
 class Server(BackgroundProgram):
-    """``twist kdsrv`` on a free port of loopback, or on a given one."""
+    """``twist kdsrv`` on a free port of loopback, or on a given one.
+
+    Anybody may come in, unless ``options`` say something of a password or users.
+    """
 
     def __init__(self, *options: str, port: int = 0, before: tuple[str, ...] = ()) -> None:
-        super().__init__([*before, *TWIST, "--listen", f"tcp:{port}", *options], cwd=ROOT)
+        login = () if re.search("password|users", " ".join(options)) else ("--no-password",)
+        listen = ("--listen", f"tcp:{port}:interface=127.0.0.1")
+        super().__init__([*before, *TWIST, *listen, *options, *login], cwd=ROOT)
         self.port = 0
 
     def __enter__(self) -> Self:

@@ -30,7 +30,10 @@ NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 TWIST_LINES: dict[str, tuple[int, str]] = {
     "--listen tcp:http": (64, "Error: kdsrv: --listen: 'tcp:http' is not a Twisted endpoint"),
     "--listen tcp:0 more": (64, "Error: kdsrv: 'more' belongs to no option"),
-    "--listen tcp:{busy}": (1, "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use"),
+    "--listen tcp:{busy}:interface=127.0.0.1": (
+        1,
+        "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use",
+    ),
     "--no-password --listen tcp:0:interface=192.0.2.1": (
         1,
         "kdsrv: the server cannot listen: 192.0.2.1:0: Cannot assign requested address",
@@ -46,8 +49,14 @@ TWIST_LINES: dict[str, tuple[int, str]] = {
 }
 TWISTD_LINES: dict[str, tuple[int, str]] = {
     "-n kdsrv --listen tcp:http": (1, "kdsrv: --listen: 'tcp:http' is not a Twisted endpoint"),
-    "-n kdsrv --listen tcp:{busy}": (1, "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use"),
-    "kdsrv --listen tcp:{busy}": (1, "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use"),
+    "-n kdsrv --listen tcp:{busy}:interface=127.0.0.1": (
+        1,
+        "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use",
+    ),
+    "kdsrv --listen tcp:{busy}:interface=127.0.0.1": (
+        1,
+        "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use",
+    ),
 }
 CONNECT = "connect --tcp 0 --no-reconnect -k kdsrv:server=@{{tcp:server=127.0.0.1,port={port}}},trans=@{{"
 SAYS = "kdsrv: the server says: "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
 from kdsrv import __version__
+from kdsrv.auth.passwords import Verifier
+from kdsrv.auth.users import User, UserBook, user_line
 from kdsrv.server.listening import FirstFreePort
 from kdsrv.server.service import KdsrvService
 from kdsrv.tap import Options, StartFailed, makeService
@@ -28,8 +32,8 @@ BRIDGE = "listen=@{tcp:0},trans=@{sim:}"
 def test_each_option_may_be_repeated() -> None:
     options = parsed("--listen", "tcp:0", "--listen=unix:/tmp/x", "-t", "tcp:port=1", "--transport", "tcp:port=5:9")
     assert len(options.endpoints) == 4
-    assert all(IStreamServerEndpoint.providedBy(endpoint) for endpoint in options.endpoints)
-    assert isinstance(options.endpoints[-1], FirstFreePort)
+    assert all(IStreamServerEndpoint.providedBy(endpoint.way) for endpoint in options.endpoints)
+    assert isinstance(options.endpoints[-1].way, FirstFreePort)
     assert [str(bridge.trans) for bridge in parsed("--bridge", BRIDGE, "--bridge", BRIDGE).bridges] == ["sim:", "sim:"]
     assert isinstance(makeService(options), KdsrvService)
 
@@ -37,17 +41,119 @@ def test_each_option_may_be_repeated() -> None:
 def test_listening_and_dialling_can_be_mixed() -> None:
     options = parsed("--listen", "tcp:0", "--connect", "tcp:localhost:5", "--connect", "unix:/tmp/x", "-t", REVERSE)
     assert len(options.endpoints) == 1
-    assert [one.address for one in options.destinations] == ["localhost:5", "/tmp/x", "[::1]:6"]
-    assert parsed("--connect", "tcp:host=127.0.0.1:port=5:timeout=3").destinations[0].address == "127.0.0.1:5"
+    assert [one.way.address for one in options.destinations] == ["localhost:5", "/tmp/x", "[::1]:6"]
+    assert parsed("--connect", "tcp:host=127.0.0.1:port=5:timeout=3").destinations[0].way.address == "127.0.0.1:5"
     assert parsed("-t", REVERSE).endpoints == []
     far = parsed("--connect", "tcp:desk:5000", "-t", "tcp:port=1,clicon=desk", "--no-password").destinations
-    assert [one.address for one in far] == ["desk:5000", "desk:1"]
+    assert [one.way.address for one in far] == ["desk:5000", "desk:1"]
+
+
+PENCIL = "-t", "tcp:port=1,password=pencil"
+
+
+def written(path: Path, text: str) -> str:
+    path.touch(0o600)
+    path.write_text(text)
+    return str(path)
+
+
+def fits(book: UserBook | None, password: str, user: str = "") -> bool:
+    assert book is not None
+    found, verifier = book.find(user)
+    return found is not None and verifier.fits(password)
+
+
+def test_a_password_is_made_if_none_is_given() -> None:
+    options = parsed("--listen", "tcp:0", "-t", "tcp:port=1", "--connect", "tcp:desk:5000")
+    made = options.entry_keys.made
+    assert made is not None
+    assert {way.book for way in (*options.endpoints, *options.destinations)} == {options.endpoints[0].book}
+    assert fits(options.endpoints[0].book, made)
+    assert made != parsed("--listen", "tcp:0").entry_keys.made
+
+
+def test_sockets_for_the_owner_alone_need_none() -> None:
+    for text in ("unix:/tmp/x", "unix:/tmp/x:mode=600", "unix:/tmp/x:mode=660"):
+        options = parsed("--listen", text)
+        assert options.endpoints[0].book is None
+        assert options.entry_keys.made is None
+    assert parsed("--listen", "unix:/tmp/x:mode=666").entry_keys.made
+
+
+def test_each_string_may_have_its_password() -> None:
+    words = ("--listen", "tcp:0:password=a:interface=127.0.0.1", "--listen", r"unix:/tmp/x:password=b\:b", *PENCIL)
+    options = parsed(*words, "--connect", "tcp:desk:5000:password=pencil", "--listen", "tcp:0")
+    books = [way.book for way in (*options.endpoints, *options.destinations)]
+    made = options.entry_keys.made
+    assert made is not None
+    for book, password in zip(books, ("a", "b:b", made, "pencil", "pencil"), strict=True):
+        assert fits(book, password)
+    assert books[3] is books[4]
+    assert options.endpoints[0].way._interface == "127.0.0.1"  # type: ignore[attr-defined]
+    assert "pencil" not in repr(options.endpoints) + repr(options.destinations)
+
+
+def test_one_file_for_all_that_have_none(tmp_path: Path) -> None:
+    path = written(tmp_path / "password", "secret\n")
+    options = parsed("--listen", "tcp:0", "--listen", "unix:/tmp/x", *PENCIL, "--password-file", path)
+    assert options.entry_keys.made is None
+    for endpoint, password in zip(options.endpoints, ("secret", "secret", "pencil"), strict=True):
+        assert fits(endpoint.book, password)
+
+
+def test_users(tmp_path: Path) -> None:
+    line = user_line(User("kim"), Verifier.of("secret", b"s" * 16))
+    options = parsed("--listen", "tcp:0", "--users", written(tmp_path / "users", line))
+    assert fits(options.endpoints[0].book, "secret", "kim")
+    assert not fits(options.endpoints[0].book, "secret", "tom")
+
+
+def test_the_password_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path / "kdsrv-password", "secret")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    options = parsed("--listen", "tcp:0", "--listen", "unix:/tmp/x")
+    assert options.entry_keys.made is None
+    assert all(fits(endpoint.book, "secret") for endpoint in options.endpoints)
+    assert parsed("--listen", "tcp:0", "--no-password").endpoints[0].book is None
 
 
 def test_no_password_opens_it() -> None:
-    parsed("--listen", "tcp:0:interface=0.0.0.0", "--no-password")
-    with pytest.raises(UsageError, match="say --no-password to allow it"):
-        parsed("--listen", "tcp:0:interface=0.0.0.0")
+    options = parsed("--listen", "tcp:0", "-t", "tcp:port=1", "--connect", "tcp:desk:5000", "--no-password")
+    assert [way.book for way in (*options.endpoints, *options.destinations)] == [None] * 3
+    assert options.entry_keys.made is None
+
+
+def test_a_password_that_was_made_is_shown_with_commands(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    options = parsed("--listen", "tcp:0:interface=127.0.0.1", "--listen", "tcp:0", *PENCIL[:1], "tcp:port=40000:60000")
+    service = makeService(options)
+    assert isinstance(service, KdsrvService)
+    service.startService()
+    try:
+        made = options.entry_keys.made
+        ports = [port.getHost().port for port in service.ports]
+        first, *commands = capfd.readouterr().err.splitlines()
+    finally:
+        for port in service.ports:
+            port.connectionLost(None)
+    assert first == f"kdsrv: no password was given, so one was made for this run: {made}"
+    assert [command.strip() for command in commands] == [
+        f"kdsrv connect -k 'kdsrv:server=@{{tcp:server={host},port={port},password={made}}},trans=@{{sim:}}'"
+        for host, port in zip(("127.0.0.1", socket.gethostname(), socket.gethostname()), ports, strict=True)
+    ]
+
+
+def test_a_password_that_nobody_would_see_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull, "w") as nowhere:
+        monkeypatch.setattr(sys, "__stderr__", nowhere)
+        service = makeService(parsed("--connect", "tcp:localhost:5000"))
+        with pytest.raises(StartFailed, match="would be seen by nobody; say --password-file"):
+            service.startService()
+        assert isinstance(service, KdsrvService)
+        for initiator in service._initiators:
+            initiator.stopService()
 
 
 WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -66,20 +172,23 @@ WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
     ("-t", "tcp:port=x"): ("-t", "column 10", "port"),
     ("-t", "tcp:port=0"): ("-t", "column 10", "port"),
     ("-t", "carrier:port=1"): ("-t", "column 1", "tcp"),
-    ("-t", "npipe:pipe=x"): ("-t", "npipe:", "tcp:port=1234"),
-    ("-t", "tcp:port=1,password=hunter2"): ("-t", "password="),
-    ("-t", "tcp:port=1,clicon=lab"): ("-t", "'lab'", "--no-password"),
-    ("--connect", "tcp:lab:1"): ("--connect", "'lab'", "--no-password"),
-    ("--connect", "ssl:192.0.2.1:1"): ("--connect", "'192.0.2.1'", "--no-password"),
+    ("tcp:port=1,password=hunter2",): ("belongs to no option",),
+    ("--listen", "tcp:0:password="): ("--listen", "password= is empty"),
+    ("--listen", "tcp:0:password=hunter2:password=hunter3"): ("--listen", "twice"),
+    ("--listen", "tcp:x:password=hunter2"): ("--listen", "'tcp:x'"),
+    ("-t", "tcp:port=1,password=hunter2", "--no-password"): ("-t", "contradict"),
+    ("--listen", "tcp:0:password=hunter2", "--no-password"): ("--listen", "contradict"),
+    ("--listen", "tcp:0", "--users", "/none"): ("cannot read /none",),
+    ("--listen", "tcp:0", "--password-file", "/none"): ("cannot read /none",),
+    ("--listen", "tcp:0", "--password-file", "/none", "--no-password"): ("exclude each other",),
+    ("--listen", "tcp:0", "--password-file", "/none", "--users", "/none"): ("exclude each other",),
     ("--connect", "tcp:localhost"): ("--connect", "'tcp:localhost'", "tcp:desk:5000"),
     ("--connect", "tcp:localhost:x"): ("--connect", "'tcp:localhost:x'", "tcp:desk:5000"),
     ("--connect", "tcp:localhost:70000"): ("--connect", "1 to 65535"),
     ("--connect", "tls:localhost:1"): ("--connect", "ssl:"),
     ("--connect", "carrier:pigeon"): ("--connect", "'carrier'", "tcp:desk:5000"),
-    ("--connect", "tcp:localhost:1:password=hunter2"): ("--connect", "password="),
     ("--connect", ""): ("--connect", "tcp:desk:5000"),
     ("-t", "tcp:port=1:5,clicon=localhost"): ("-t", "one port"),
-    ("-t", "tcp:port=1,clicon=localhost,password=hunter2"): ("-t", "password="),
     ("-t", ""): ("-t", "column 1"),
     ("--bridge", "tcp:1"): ("--bridge", "column 4"),
     ("--bridge", "listen=@{tcp:1}"): ("--bridge", "trans"),

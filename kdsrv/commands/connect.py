@@ -15,11 +15,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from kdsrv.auth.scram import LoginRefused
 from kdsrv.bridge.bridge import Bridge
 from kdsrv.bridge.listeners import Listener, listen_on_pty, listen_on_tcp, listen_on_unix
 from kdsrv.client.connecting import connect
 from kdsrv.client.listening import Listening, Notice
 from kdsrv.client.protocol import ClientProtocol
+from kdsrv.commands.login_options import GivenLogin, add_login_options, given_login
 from kdsrv.commands.screen import Screen
 from kdsrv.connection_strings import KdsrvSpec, PortRange, SslClientSpec, TcpClientSpec, parse_kdsrv_string
 from kdsrv.errors import KdsrvError, SetupError
@@ -60,6 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pty", metavar="LINK", action="append", nargs="?", const="", help="a bridge on a new pty, and a link to it"
     )
+    add_login_options(parser)
     parser.add_argument("--json", action="store_true", help="say what happens as JSON, one object a line, on stdout")
     parser.add_argument(
         "--no-reconnect", action="store_true", help="end with status 1 when the session is lost, do not connect again"
@@ -75,7 +78,8 @@ async def _run(reactor: Any, options: argparse.Namespace, screen: Screen) -> int
     try:
         spec = parse_kdsrv_string(options.string)
         tcp = [_tcp_address(text) for text in options.tcp or []]
-        await _hold(Desk(reactor, spec, screen, reconnect=not options.no_reconnect), tcp, options)
+        login = given_login(options, os.environ)
+        await _hold(Desk(reactor, spec, screen, reconnect=not options.no_reconnect, login=login), tcp, options)
     except CancelledError:
         return 0
     except KdsrvError as error:
@@ -103,10 +107,13 @@ class Desk:
     one notices nothing but silence.
     """
 
-    def __init__(self, reactor: Any, spec: KdsrvSpec, screen: Screen, *, reconnect: bool) -> None:
+    def __init__(
+        self, reactor: Any, spec: KdsrvSpec, screen: Screen, *, reconnect: bool, login: GivenLogin | None = None
+    ) -> None:
         self.ended: Deferred[None] = Deferred()
         self._reactor = reactor
         self._spec = spec
+        self._login = login or GivenLogin()
         self._screen = screen
         self._reconnect = reconnect
         self._session: ClientProtocol | None = None
@@ -117,7 +124,7 @@ class Desk:
 
     async def open(self, tcp: list[tuple[str, int]], unix: list[str], pty: list[str]) -> None:
         """Attach to the target, then open the bridges and say how debuggers reach them."""
-        session, attached = await connect(self._reactor, self._spec, tell=self._waits)
+        session, attached = await self._connect()
         self._session = session
         self._bridge = session.user = Bridge(self._reactor, session, self, HeldAcks(self._reactor))
         self._say_attached(attached)
@@ -189,8 +196,10 @@ class Desk:
             await deferLater(self._reactor, wait)
             wait = min(wait * 2, _LONGEST_WAIT)
             try:
-                session, attached = await connect(self._reactor, self._spec, tell=self._waits)
+                session, attached = await self._connect()
             except KdsrvError as error:
+                if error.code == LoginRefused.code:
+                    raise
                 self._screen.live(Interrupted(str(error)))
                 continue
             self._again = None
@@ -199,6 +208,10 @@ class Desk:
             self._bridge.use(session)
             self._say_attached(attached)
             return
+
+    def _connect(self) -> Deferred[tuple[ClientProtocol, Attached]]:
+        user, password = self._login
+        return connect(self._reactor, self._spec, user=user, password=password, tell=self._waits)
 
     def _waits(self, notice: Notice) -> None:
         """With clicon=: where the server has to connect to, and who else did."""

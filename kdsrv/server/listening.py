@@ -7,7 +7,9 @@ loopback, a unix socket is for its owner alone, and what cannot be judged here i
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail
@@ -16,24 +18,37 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
-from kdsrv.connection_strings import PortRange, TcpServerSpec
-from kdsrv.connection_strings.remoting import ServerSpec
+from kdsrv.connection_strings import PortRange, SslServerSpec, TcpServerSpec
+from kdsrv.connection_strings.remoting import NpipeServerSpec, ServerSpec, SpipeServerSpec
 from kdsrv.errors import SetupError
+from kdsrv.local_pipes import LocalPipe, pipe_directory
+from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
+from kdsrv.tls.endpoints import tls_server_endpoint
+from kdsrv.tls.settings import ServerCertificates
 
-__all__ = ["LOOPBACK", "FirstFreePort", "endpoint_of_spec", "endpoint_of_string", "is_confined"]
+__all__ = ["LOOPBACK", "FirstFreePort", "endpoint_of_spec", "endpoint_of_string", "is_confined", "is_private"]
 
 LOOPBACK: Final = "127.0.0.1"
 _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
 _OPEN: Final = "and nobody has to log in: say --no-password to allow it"
-_BOUND_BY_INTERFACE: Final = ("tcp", "tcp4", "tcp6", "ssl", "tls")
+_BOUND_BY_INTERFACE: Final = ("tcp", "tcp4", "tcp6", "ssl")
+_MODE: Final = re.compile(r"(?:^|:)mode=([0-7]+)")
 _INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
 
 
-def endpoint_of_string(reactor: Any, text: str, *, open_to_all: bool) -> IStreamServerEndpoint:
+def endpoint_of_string(
+    reactor: Any, text: str, *, open_to_all: bool, certificates: ServerCertificates | None = None
+) -> IStreamServerEndpoint:
     """The endpoint that a Twisted server string describes; SetupError, a sentence, if there is none or it is too open.
 
     Without ``open_to_all`` a TCP endpoint that names no interface is bound to loopback. A unix socket gets mode 600.
+    ``ssl:`` is ``tcp:`` with kdsrv's TLS; what it shows where the string names no files is in ``certificates``.
     """
+    ssl = split_ssl_string(text)
+    if ssl is not None:
+        inner = endpoint_of_string(reactor, ssl.tcp, open_to_all=open_to_all)
+        return tls_server_endpoint(reactor, inner, ssl.server_tls(certificates or ServerCertificates()))
+    refuse_other_tls(text)
     _parse(reactor, text)
     confined = _confine(text, open_to_all=open_to_all)
     try:
@@ -42,17 +57,37 @@ def endpoint_of_string(reactor: Any, text: str, *, open_to_all: bool) -> IStream
         raise SetupError(why=f"'{text}': write the address as interface={LOOPBACK}") from None
 
 
-def endpoint_of_spec(reactor: Any, spec: ServerSpec, *, open_to_all: bool) -> IStreamServerEndpoint:
-    """The endpoint for a server string of kdsrv.exe's kind; SetupError if this version does not offer it."""
-    if not isinstance(spec, TcpServerSpec):
+def endpoint_of_spec(
+    reactor: Any,
+    spec: ServerSpec,
+    *,
+    open_to_all: bool,
+    certificates: ServerCertificates | None = None,
+    pipes: Path | None = None,
+) -> IStreamServerEndpoint:
+    """The endpoint for a server string of kdsrv.exe's kind; SetupError if this version does not offer it.
+
+    ``certificates`` have what is shown over TLS, ``pipes`` is the directory of pipes; the defaults are the user's own.
+    """
+    endpoint: IStreamServerEndpoint
+    if isinstance(spec, TcpServerSpec | SslServerSpec):
+        if spec.clicon is not None:
+            raise SetupError(why="with clicon= the server dials the client, and has no endpoint to listen on")
+        endpoint = FirstFreePort(reactor, spec.ports, "" if open_to_all else LOOPBACK)
+    elif isinstance(spec, NpipeServerSpec | SpipeServerSpec):
+        endpoint = LocalPipe(reactor, spec.pipe, pipes or pipe_directory(os.environ, os.geteuid()))
+    else:
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:port=1234")
-    if spec.clicon is not None:
-        raise SetupError(why="with clicon= the server dials the client, and has no endpoint to listen on")
-    if spec.password is not None:
-        raise SetupError(
-            why="password= is not offered by this version of kdsrv; leave it out and use loopback or a tunnel"
-        )
-    return FirstFreePort(reactor, spec.ports, "" if open_to_all else LOOPBACK)
+    if isinstance(spec, SslServerSpec | SpipeServerSpec):
+        tls = (certificates or ServerCertificates()).server_tls_of_spec(spec)
+        return tls_server_endpoint(reactor, endpoint, tls)
+    return endpoint
+
+
+def is_private(text: str) -> bool:
+    """Whether ``text`` is a unix socket that others on this host cannot connect to."""
+    mode = _MODE.search(text)
+    return text.lower().startswith("unix:") and (mode is None or int(mode.group(1), 8) & 0o007 == 0)
 
 
 def is_confined(text: str) -> bool:
@@ -82,7 +117,7 @@ def _confine(text: str, *, open_to_all: bool) -> str:
     if kind == "unix":
         if not rest.removeprefix("address=").partition(":")[0]:
             raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
-        return text if "mode=" in text else f"{text}:mode=600"
+        return text if _MODE.search(text) else f"{text}:mode=600"
     if open_to_all:
         return text
     if kind not in _BOUND_BY_INTERFACE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -14,10 +14,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
+from kdsrv.auth.door import Door
+from kdsrv.auth.users import UserBook
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import SetupError
 from kdsrv.server.bridges import BridgeService
 from kdsrv.server.dialling import Destination
+from kdsrv.server.entrances import Guarded
 from kdsrv.server.initiator import Initiator
 from kdsrv.server.protocol import KdsrvServerFactory
 from kdsrv.sessions.directory import Directory
@@ -25,6 +28,8 @@ from kdsrv.transports.opener import Opener
 from kdsrv.transports.simulated import SimulatedTargets
 
 __all__ = ["KdsrvService"]
+
+Way = TypeVar("Way")
 
 
 class KdsrvService(MultiService):
@@ -35,6 +40,9 @@ class KdsrvService(MultiService):
     ``environ`` supplies what a client's kd-string leaves out (``_NT_DEBUG_PORT`` and its like); the default is the
     process's environment. ``bridge_host`` is where a bridge without ``interface=`` listens.
 
+    ``book`` says who may come in by these; None: anybody who can reach them. An endpoint or a destination that is
+    ``Guarded`` has its own.
+
     Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open,
     ``simulated`` the targets that clients asked for with ``sim:``. Nothing is opened towards a target before somebody
     asks for it.
@@ -43,9 +51,10 @@ class KdsrvService(MultiService):
     def __init__(
         self,
         reactor: Any,
-        endpoints: Sequence[IStreamServerEndpoint] = (),
+        endpoints: Sequence[IStreamServerEndpoint | Guarded[IStreamServerEndpoint]] = (),
         *,
-        initiators: Sequence[Destination] = (),
+        book: UserBook | None = None,
+        initiators: Sequence[Destination | Guarded[Destination]] = (),
         bridges: Sequence[BridgeSpec] = (),
         environ: Mapping[str, str] | None = None,
         bridge_host: str = "127.0.0.1",
@@ -54,12 +63,26 @@ class KdsrvService(MultiService):
         self.simulated = SimulatedTargets(reactor)
         opener = Opener(reactor, self.simulated)
         self.directory = Directory(reactor, opener, os.environ if environ is None else environ)
-        self.factory = KdsrvServerFactory(reactor, self.directory)
-        self._listeners = [_ListenerService(endpoint, self.factory) for endpoint in endpoints]
-        self._initiators = [Initiator(reactor, one.endpoint, one.address, self.factory) for one in initiators]
+        self.factory = KdsrvServerFactory(reactor, self.directory, Door(book))
+        self._factories = [self.factory]
+        self._listeners = [_ListenerService(*self._guard(endpoint)) for endpoint in endpoints]
+        self._initiators = [
+            Initiator(reactor, where.endpoint, where.address, factory)
+            for where, factory in map(self._guard, initiators)
+        ]
         self._bridges = [BridgeService(reactor, self.directory, bridge, bridge_host) for bridge in bridges]
         for service in (*self._listeners, *self._initiators, *self._bridges):
             service.setServiceParent(self)
+
+    def _guard(self, way: Way | Guarded[Way]) -> tuple[Way, KdsrvServerFactory]:
+        """A way in, and the factory for those who come by it: one for each book."""
+        if not isinstance(way, Guarded):
+            return way, self.factory
+        for factory in self._factories:
+            if factory.door.book is way.book:
+                return way.way, factory
+        self._factories.append(self.factory.beside(way.book))
+        return way.way, self._factories[-1]
 
     @property
     def ports(self) -> list[IListeningPort]:
@@ -75,7 +98,8 @@ class KdsrvService(MultiService):
     def stopService(self) -> Deferred[Any]:
         """Stop listening, tell the clients, and let go of the targets; fires a second later at the most."""
         listening = super().stopService()
-        self.factory.stopFactory()
+        for factory in self._factories:
+            factory.stopFactory()
         stopped: Deferred[Any] = DeferredList([listening, self.directory.close_all()])
         return stopped.addCallback(lambda _: self.simulated.stop())
 

@@ -1,0 +1,47 @@
+"""A password that was made up, shown with the commands for clients to those who started the server, and to no log."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from kdsrv.errors import SetupError
+
+__all__ = ["client_command", "place_to_dial", "show_password"]
+
+
+def place_to_dial(address: Any) -> str | None:
+    """How a client string names where a listener with this address is; None if no client string can."""
+    host, port = getattr(address, "host", None), getattr(address, "port", None)
+    if host is None or port is None:
+        return None
+    name = socket.gethostname() if ipaddress.ip_address(host).is_unspecified else host
+    return f"server={name},port={port}"
+
+
+def client_command(transport: str, place: str, password: str) -> str:
+    """What a client types, ready to paste."""
+    return f"kdsrv connect -k 'kdsrv:server=@{{{transport}:{place},password={password}}},trans=@{{sim:}}'"
+
+
+def show_password(password: str, commands: Sequence[str]) -> None:
+    """Write it to where the process was started from. SetupError, a sentence, if nobody would see it there.
+
+    Python's own stderr, as Twisted's replacement leads to the log.
+    """
+    text = "\n    ".join([f"kdsrv: no password was given, so one was made for this run: {password}", *commands])
+    try:
+        stream = sys.__stderr__
+        if stream is None or os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull)):
+            raise SetupError(
+                why="no password was given, and one that is made would be seen by nobody; "
+                "say --password-file, --users or --no-password"
+            )
+        stream.write(f"{text}\n")
+        stream.flush()
+    except (OSError, ValueError) as error:
+        raise SetupError(why=f"the password that was made cannot be shown: {error}") from None

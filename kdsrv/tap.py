@@ -33,12 +33,13 @@ from kdsrv.server.entrances import Guarded, Keys, take_password, transport_of
 from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
 from kdsrv.server.made_password import client_command, place_to_dial, show_password
 from kdsrv.server.service import KdsrvService
-from kdsrv.tls.settings import ServerCertificates
+from kdsrv.server.tls_options import TlsOptions
+from kdsrv.tls.hangup import HangupService
 
 __all__ = ["Options", "StartFailed", "makeService"]
 
 
-class Options(TwistedOptions):
+class Options(TlsOptions, TwistedOptions):
     """What the command line says, parsed."""
 
     synopsis = "[--listen ENDPOINT]... [--connect ENDPOINT]... [-t STRING]... [--bridge STRING]... [options]"
@@ -119,7 +120,8 @@ class Options(TwistedOptions):
                 environ=os.environ,
                 random=secrets.token_bytes,
             )
-        certificates = ServerCertificates()
+        with _usage("certificates"):
+            self.certificates = certificates = self.server_certificates()
         self.endpoints: list[Guarded[IStreamServerEndpoint]] = []
         self.destinations: list[Guarded[Destination]] = []
         for text, password in self.listens:
@@ -138,7 +140,9 @@ class Options(TwistedOptions):
                     book = self.entry_keys.book_for(spec.password)
                     self.destinations.append(Guarded(where, book, spec.transport))
                 else:
-                    endpoint = endpoint_of_spec(reactor, spec, open_to_all=True, certificates=certificates)
+                    endpoint = endpoint_of_spec(
+                        reactor, spec, open_to_all=True, certificates=certificates, pipes=self.pipe_dir
+                    )
                     private = isinstance(spec, NpipeServerSpec | SpipeServerSpec)
                     book = self.entry_keys.book_for(spec.password, private=private)
                     self.endpoints.append(Guarded(endpoint, book, spec.transport))
@@ -170,6 +174,8 @@ class _ServerProcess(KdsrvService):
 
         super().__init__(reactor, options.endpoints, initiators=options.destinations, bridges=options.bridges)
         self._options = options
+        if options.certificates.fingerprints:
+            HangupService(reactor, options.certificates.reload).setServiceParent(self)
 
     @override
     def privilegedStartService(self) -> None:
@@ -182,6 +188,8 @@ class _ServerProcess(KdsrvService):
             super().startService()
         for port in self.ports:
             self._log.info("kdsrv {version} listens on {address}", version=__version__, address=_shown(port.getHost()))
+        for fingerprint in self._options.certificates.fingerprints:
+            self._log.info("the TLS certificate has the fingerprint sha256:{fingerprint}", fingerprint=fingerprint)
         if self._options["no-password"]:
             self._log.warn("nobody has to log in (--no-password): who reaches this server can debug its targets")
         elif any(way.transport == "tcp" and way.book is not None for way in self._options.endpoints):

@@ -21,6 +21,7 @@ from kdsrv.bridge.listeners import Listener, listen_on_pty, listen_on_tcp, liste
 from kdsrv.client.connecting import connect
 from kdsrv.client.listening import Listening, Notice
 from kdsrv.client.protocol import ClientProtocol
+from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
 from kdsrv.commands.login_options import GivenLogin, add_login_options, given_login
 from kdsrv.commands.screen import Screen
 from kdsrv.connection_strings import KdsrvSpec, PortRange, SslClientSpec, TcpClientSpec, parse_kdsrv_string
@@ -30,6 +31,8 @@ from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.link_driver import HeldAcks
 from kdsrv.sessions.status import Interrupted, Status
+from kdsrv.tls.contexts import CertificateRefused
+from kdsrv.tls.settings import ClientCertificates
 from kdsrv.transports.transport import Transport
 from kdsrv.wire.messages import Attached
 
@@ -63,6 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--pty", metavar="LINK", action="append", nargs="?", const="", help="a bridge on a new pty, and a link to it"
     )
     add_login_options(parser)
+    add_certificate_options(parser)
     parser.add_argument("--json", action="store_true", help="say what happens as JSON, one object a line, on stdout")
     parser.add_argument(
         "--no-reconnect", action="store_true", help="end with status 1 when the session is lost, do not connect again"
@@ -79,7 +83,9 @@ async def _run(reactor: Any, options: argparse.Namespace, screen: Screen) -> int
         spec = parse_kdsrv_string(options.string)
         tcp = [_tcp_address(text) for text in options.tcp or []]
         login = given_login(options, os.environ)
-        await _hold(Desk(reactor, spec, screen, reconnect=not options.no_reconnect, login=login), tcp, options)
+        certificates = given_certificates(options)
+        desk = Desk(reactor, spec, screen, reconnect=not options.no_reconnect, login=login, certificates=certificates)
+        await _hold(desk, tcp, options)
     except CancelledError:
         return 0
     except KdsrvError as error:
@@ -108,12 +114,20 @@ class Desk:
     """
 
     def __init__(
-        self, reactor: Any, spec: KdsrvSpec, screen: Screen, *, reconnect: bool, login: GivenLogin | None = None
+        self,
+        reactor: Any,
+        spec: KdsrvSpec,
+        screen: Screen,
+        *,
+        reconnect: bool,
+        login: GivenLogin | None = None,
+        certificates: ClientCertificates | None = None,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
         self._reactor = reactor
         self._spec = spec
         self._login = login or GivenLogin()
+        self._certificates = certificates
         self._screen = screen
         self._reconnect = reconnect
         self._session: ClientProtocol | None = None
@@ -198,7 +212,7 @@ class Desk:
             try:
                 session, attached = await self._connect()
             except KdsrvError as error:
-                if error.code == LoginRefused.code:
+                if error.code in (LoginRefused.code, CertificateRefused.code):
                     raise
                 self._screen.live(Interrupted(str(error)))
                 continue
@@ -211,7 +225,14 @@ class Desk:
 
     def _connect(self) -> Deferred[tuple[ClientProtocol, Attached]]:
         user, password = self._login
-        return connect(self._reactor, self._spec, user=user, password=password, tell=self._waits)
+        return connect(
+            self._reactor,
+            self._spec,
+            user=user,
+            password=password,
+            certificates=self._certificates,
+            tell=self._waits,
+        )
 
     def _waits(self, notice: Notice) -> None:
         """With clicon=: where the server has to connect to, and who else did."""

@@ -18,6 +18,7 @@ from kdsrv.connection_strings import parse_server_string
 from kdsrv.errors import SetupError
 from kdsrv.server.listening import LOOPBACK, endpoint_of_spec, endpoint_of_string, is_confined
 from kdsrv.server.service import KdsrvService
+from kdsrv.tls.settings import ServerCertificates
 
 ANYWHERE = ("0.0.0.0", "")
 
@@ -95,7 +96,11 @@ WRONG = {
     "tcp:-1": "0 to 65535",
     "tcp:1:2:3:4:5": "not a Twisted endpoint",
     "tcp:1:color=red": "color",
-    "ssl:0": "No such file",
+    "ssl:0:certKey=none.pem": "cannot read none.pem",
+    "ssl:http:certKey=none.pem": "'http'",
+    "ssl:0:sslmethod=SSLv23_METHOD": "TLS 1.3 is all that is spoken",
+    "tls:/pems": "this TLS is not kdsrv's",
+    "haproxy:ssl:0": "this TLS is not kdsrv's",
     "unix:": "names no path",
     "unix:mode=600": "not a Twisted endpoint",
     "unix:/tmp/x:mode=rw": "not a Twisted endpoint",
@@ -117,9 +122,11 @@ def test_a_wrong_string_is_a_sentence(text: str, words: str, open_to_all: bool, 
 
 
 @pytest.mark.parametrize("open_to_all", [False, True])
-def test_a_unix_socket_is_for_its_owner(open_to_all: bool, tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    text = f"unix:{path}"
+@pytest.mark.parametrize("folder", ["plain", "mode=777"])
+def test_a_unix_socket_is_for_its_owner(folder: str, open_to_all: bool, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    path = tmp_path / folder / "socket"
+    text = f"unix:{str(path).replace('=', chr(92) + '=')}"
     listening: Deferred[Any] = endpoint_of_string(reactor, text, open_to_all=open_to_all).listen(Factory())
     ports: list[Any] = []
     listening.addCallback(ports.append)
@@ -132,15 +139,43 @@ def test_strings_of_kdsrv_exe(busy: int) -> None:
     address = listen(endpoint)
     assert address.host == LOOPBACK
     assert busy < address.port <= busy + 5
-    for text, word in {
-        "npipe:pipe=x": "npipe:",
-        "ssl:proto=tls1,certuser=x,port=1": "ssl:",
-        "tcp:port=1,password=hunter2": "password=",
-    }.items():
-        with pytest.raises(SetupError, match=word) as refusal:
-            endpoint_of_spec(reactor, parse_server_string(text), open_to_all=True)
-        assert "not offered by this version" in str(refusal.value)
-        assert "hunter2" not in str(refusal.value)
+
+
+def test_tls_reaches_as_far_as_tcp(tmp_path: Path) -> None:
+    certificates = ServerCertificates(state=tmp_path / "state", host="lab")
+    for text in ("ssl:0", "ssl:port=0"):
+        assert is_confined(text)
+        for open_to_all, hosts in {False: (LOOPBACK,), True: ANYWHERE}.items():
+            assert (
+                listen(endpoint_of_string(reactor, text, open_to_all=open_to_all, certificates=certificates)).host
+                in hosts
+            )
+    with pytest.raises(SetupError, match="reaches beyond this host"):
+        endpoint_of_string(reactor, "ssl:0:interface=0.0.0.0", open_to_all=False, certificates=certificates)
+    (fingerprint,) = certificates.fingerprints
+    spec = parse_server_string(f"ssl:proto=tls1,certuser={fingerprint},port=40000:60000")
+    endpoint = endpoint_of_spec(reactor, spec, open_to_all=False, certificates=certificates)
+    assert listen(endpoint).host == LOOPBACK
+    with pytest.raises(SetupError, match="neither a file nor a sha256 fingerprint"):
+        endpoint_of_spec(reactor, parse_server_string("ssl:certuser=x,port=1"), open_to_all=True)
+
+
+def test_pipes_by_string(tmp_path: Path) -> None:
+    certificates = ServerCertificates(state=tmp_path / "state", host="lab")
+    for text in ("npipe:pipe=lab_%x", "spipe:proto=tls1,pipe=lab_%d"):
+        endpoint = endpoint_of_spec(
+            reactor, parse_server_string(text), open_to_all=False, certificates=certificates, pipes=tmp_path / "pipes"
+        )
+        assert os.path.dirname(os.fsdecode(listen(endpoint).name)) == str(tmp_path / "pipes")
+    assert len(certificates.fingerprints) == 1
+    with pytest.raises(SetupError, match="a pipe's name has no /"):
+        endpoint_of_spec(reactor, parse_server_string("npipe:pipe=../x"), open_to_all=True, pipes=tmp_path)
+
+
+def test_what_is_not_offered() -> None:
+    with pytest.raises(SetupError, match="1394: is not offered by this version") as refusal:
+        endpoint_of_spec(reactor, parse_server_string("1394:channel=1,password=hunter2"), open_to_all=True)
+    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Twisted leaves its socket unclosed

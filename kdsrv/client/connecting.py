@@ -6,7 +6,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
@@ -34,7 +34,17 @@ from kdsrv.tls.endpoints import tls_client_endpoint
 from kdsrv.tls.settings import ClientCertificates
 from kdsrv.wire.messages import Attached
 
-__all__ = ["ServerUnreachable", "connect", "connect_by_endpoint", "credentials_for", "own_name"]
+__all__ = [
+    "ServerUnreachable",
+    "connect",
+    "connect_by_endpoint",
+    "credentials_for",
+    "endpoint_of_client_spec",
+    "own_name",
+    "reach",
+]
+
+P = TypeVar("P", bound=ClientProtocol)
 
 _CONNECT_LIMIT: Final = 15
 
@@ -77,7 +87,7 @@ def connect(
     """
     trans = None if spec.trans is None else spec.trans.to_string()
     try:
-        endpoint, address = _endpoint(reactor, spec.server, certificates or ClientCertificates(), tell)
+        endpoint, address = endpoint_of_client_spec(reactor, spec.server, certificates or ClientCertificates(), tell)
     except SetupError as error:
         failed: Deferred[tuple[ClientProtocol, Attached]] = Deferred()
         failed.errback(error)
@@ -100,19 +110,31 @@ def connect_by_endpoint(
     credentials: Credentials | None = None,
 ) -> Deferred[tuple[ClientProtocol, Attached]]:
     """The same over any Twisted client endpoint; ``address`` is what people call it."""
-    factory = _OneSession(reactor, trans, client or own_name(), credentials)
+
+    def make() -> ClientProtocol:
+        return ClientProtocol(reactor, trans, client or own_name(), credentials)
 
     def attempt() -> Coroutine[Any, Any, tuple[ClientProtocol, Attached]]:
-        return _connect(endpoint, address, factory)
+        return _connect(endpoint, address, make)
 
     return Deferred.fromCoroutine(endpoint.first_of(attempt) if isinstance(endpoint, AwaitedServer) else attempt())
 
 
 async def _connect(
-    endpoint: IStreamClientEndpoint, address: str, factory: _OneSession
+    endpoint: IStreamClientEndpoint, address: str, make: Callable[[], ClientProtocol]
 ) -> tuple[ClientProtocol, Attached]:
+    protocol = await reach(endpoint, address, make)
     try:
-        protocol = await endpoint.connect(factory)
+        return protocol, await protocol.attached
+    except BaseException:
+        protocol.leave()
+        raise
+
+
+async def reach(endpoint: IStreamClientEndpoint, address: str, make: Callable[[], P]) -> P:
+    """The protocol of a new connection to a server; ServerUnreachable says why there is none."""
+    try:
+        protocol: Any = await endpoint.connect(_Maker(make))
     except ConnectingCancelledError:
         raise CancelledError from None
     except ConnectionRefusedError:
@@ -124,15 +146,11 @@ async def _connect(
     except (ConnectError, OSError) as error:
         why = getattr(error, "osError", None) or error
         raise ServerUnreachable(address=address, why=str(why)) from None
-    assert isinstance(protocol, ClientProtocol)
-    try:
-        return protocol, await protocol.attached
-    except BaseException:
-        protocol.leave()
-        raise
+    made: P = protocol
+    return made
 
 
-def _endpoint(
+def endpoint_of_client_spec(
     reactor: Any, spec: ClientSpec, certificates: ClientCertificates, tell: Callable[[Notice], None] | None
 ) -> tuple[IStreamClientEndpoint, str]:
     """Where a client string leads, and what people call it."""
@@ -162,13 +180,13 @@ def _client_end(reactor: Any, tls: ClientTls) -> Callable[[IProtocolFactory], IP
     return lambda factory: TLSMemoryBIOFactory(tls, True, factory, clock=reactor)
 
 
-class _OneSession(Factory):
-    """Makes the protocol of one session."""
+class _Maker(Factory):
+    """Makes a protocol for each connection: where a name has several addresses, more than one may come about."""
 
     noisy = False
 
-    def __init__(self, reactor: Any, trans: str | None, client: str, credentials: Credentials | None) -> None:
-        self._make = lambda: ClientProtocol(reactor, trans, client, credentials)
+    def __init__(self, make: Callable[[], ClientProtocol]) -> None:
+        self._make = make
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:

@@ -218,7 +218,11 @@ class ClientProtocol(Protocol):
         except KdsrvError as error:
             self._fail(error)
             return
-        self._say(Attach(self._trans, self._client) if answer is None else answer)
+        self._say(self._request() if answer is None else answer)
+
+    def _request(self) -> Message:
+        """What is asked for once this client has come in."""
+        return Attach(self._trans, self._client)
 
     def _print_dropped(self, number: int) -> None:
         text = f"[kdsrv: {number} prints of the target were dropped on the way]\n".encode()

@@ -1,0 +1,100 @@
+"""Questions to a server that are answered without a target: what it has, and whether it would end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from kdsrv.auth.passwords import Credentials
+from kdsrv.client.connecting import credentials_for, endpoint_of_client_spec, own_name, reach
+from kdsrv.client.listening import AwaitedServer, Notice
+from kdsrv.client.protocol import ClientProtocol
+from kdsrv.connection_strings.remoting import ClientSpec
+from kdsrv.tls.settings import ClientCertificates
+from kdsrv.wire.connection import Event
+from kdsrv.wire.messages import Bye, EndServer, ListEverything, Listing, Message
+
+__all__ = ["QuestionProtocol", "ask"]
+
+
+class QuestionProtocol(ClientProtocol):
+    """Asks one question and leaves. ``answered`` fires with the listing, or with None when the server is about to end,
+    or fails with a KdsrvError."""
+
+    def __init__(
+        self, clock: IReactorTime, question: ListEverything | EndServer, credentials: Credentials | None = None
+    ) -> None:
+        super().__init__(clock, None, own_name(), credentials)
+        self.answered: Deferred[Listing | None] = Deferred()
+        self._question = question
+        self.attached.addErrback(self._refused)
+
+    @override
+    def _request(self) -> Message:
+        return self._question
+
+    @override
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Listing):
+            self._have(event)
+        elif isinstance(event, Bye) and isinstance(self._question, EndServer):
+            self._have(None)
+        else:
+            super()._on_event(event)
+
+    def _have(self, answer: Listing | None) -> None:
+        self.leave("the client has its answer")
+        self.answered.callback(answer)
+
+    def _refused(self, failure: Failure) -> None:
+        self.answered.errback(failure)
+
+
+def ask(
+    reactor: Any,
+    spec: ClientSpec,
+    question: ListEverything | EndServer,
+    *,
+    user: str = "",
+    password: str | None = None,
+    certificates: ClientCertificates | None = None,
+    tell: Callable[[Notice], None] | None = None,
+) -> Deferred[Listing | None]:
+    """The answer of the server that ``spec`` leads to, after the connection to it has ended. None: it is about to end.
+
+    Arguments and errors are those of ``kdsrv.client.connecting.connect``.
+    """
+    return Deferred.fromCoroutine(
+        _ask(reactor, spec, question, credentials_for(spec, user, password), certificates, tell)
+    )
+
+
+async def _ask(
+    reactor: Any,
+    spec: ClientSpec,
+    question: ListEverything | EndServer,
+    credentials: Credentials | None,
+    certificates: ClientCertificates | None,
+    tell: Callable[[Notice], None] | None,
+) -> Listing | None:
+    endpoint, address = endpoint_of_client_spec(reactor, spec, certificates or ClientCertificates(), tell)
+
+    async def attempt() -> Listing | None:
+        protocol = await reach(endpoint, address, lambda: QuestionProtocol(reactor, question, credentials))
+        try:
+            answer = await protocol.answered
+        except BaseException:
+            protocol.leave()
+            raise
+        await protocol.disconnected
+        return answer
+
+    attempting: Coroutine[Any, Any, Listing | None] = (
+        endpoint.first_of(attempt) if isinstance(endpoint, AwaitedServer) else attempt()
+    )
+    return await attempting

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,11 +14,21 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
-from running_programs import Simulation
+from running_programs import KDSRV, ROOT, Simulation
 
 from kdsrv.tls.certificates import own_identity
 
-__all__ = ["PROGRAMS", "Block", "Piece", "Surroundings", "blocks", "commands", "inline_code", "without_what_varies"]
+__all__ = [
+    "PROGRAMS",
+    "Block",
+    "Piece",
+    "Surroundings",
+    "blocks",
+    "commands",
+    "inline_code",
+    "shell",
+    "without_what_varies",
+]
 
 PROGRAMS = ("kdsrv", "twist", "twistd", "python", "python3", "openssl")
 """A line that begins with one of these is a command, wherever it stands."""
@@ -25,6 +37,7 @@ _FENCE = "```"
 _INDENT = "    "
 _MENTIONED = re.compile(r"--?[a-zA-Z][a-z-]*|[A-Z]+")
 _OPEN_END = " ..."
+_SERVER = ("twist kdsrv ", "twistd ")
 _CERTIFICATE = " -in FILE "
 
 
@@ -154,7 +167,8 @@ class Surroundings:
     | a host, ``server=lab``              | 127.0.0.1                                            |
     | a path in ``/etc``, ``/run`` ...    | the same path below a directory of the test's        |
     | ``[--option]``                      | the option                                           |
-    | ``...`` at the end                  | a file with the password PASSWORD                    |
+    | ``...`` at the end                  | nothing                                              |
+    | PASSWORD, for a client              | what the server has made up, if it has               |
     | ``trans=@{...}``                    | a simulated target                                   |
     | a server with TLS                   | keeps its certificate in the test's directory        |
     | ``pipe=kd_1a2b``, a pipe of ``%x``  | the one of the server that runs                      |
@@ -164,8 +178,8 @@ class Surroundings:
 
     _DEVICE: Final = re.compile(r"/dev/tty(?:USB|ACM|S)\d+")
     _DEVICES: Final = re.compile(r"/dev/tty(?:USB|ACM|S)\*")
-    _PORT: Final = re.compile(r"(?<=tcp:|ssl:)\d{4,5}\b|(?<=port=)\d{4,5}\b|(?<=--tcp )\d{4,5}\b")
-    _HOST: Final = re.compile(r"(?<=server=|clicon=)[a-z][\w.-]*")
+    _PORT: Final = re.compile(r"(?<=tcp:|ssl:)\d{4,5}\b|(?<=port=)\d{4,5}\b|(?<=--tcp )\d{4,5}\b|(?<=0\.1:)\d{4,5}\b")
+    _HOST: Final = re.compile(r"(?<=server=|clicon=)[a-z][\w.-]*|(?<=tcp:|ssl:)[a-z][\w.-]*(?=:\d)")
     _PATH: Final = re.compile(r"(?<![\w./])/(?=(?:etc|run|srv|var|path)/)")
     _OPTIONAL: Final = re.compile(r"\[(--?\w[^\]]*)\]")
     _PIPE: Final = re.compile(r"(?<=pipe=kd_)[0-9a-f]{4}\b")
@@ -175,6 +189,8 @@ class Surroundings:
     def __init__(self, room: Path, stack: ExitStack) -> None:
         self.room = room
         self.server_id = 0
+        self.passwords: dict[str, str] = {}
+        """Those of the document, and for each the one that the server has made up in its place."""
         self._stack = stack
         self._ports: dict[str, str] = {}
         self._lines: dict[str, str] = {}
@@ -182,31 +198,27 @@ class Surroundings:
     def apply(self, text: str) -> str:
         text = self._DEVICE.sub(lambda found: self._line(found[0]), text)
         text = self._DEVICES.sub("/dev/pts/*", text)
-        text = self._PORT.sub(lambda found: self._port(found[0]), text)
         text = self._HOST.sub("127.0.0.1", text)
+        text = self._PORT.sub(lambda found: self._port(found[0]), text)
         text = self._PATH.sub(f"{self.room}/", text)
         text = self._OPTIONAL.sub(r"\1", text)
         text = self._TLS.sub(rf"\1 --state-dir {self.room}/state", text)
         text = self._PIPE.sub(f"{self.server_id:x}", text)
-        if text.endswith(_OPEN_END):
-            text = f"{text.removesuffix(_OPEN_END)} --password-file {self._password()}"
+        text = text.removesuffix(_OPEN_END)
         if _CERTIFICATE in text:
             own_identity(self.room, "lab")
             text = text.replace(_CERTIFICATE, f" -in {self.room}/tls.pem ")
+        if not text.startswith(_SERVER):
+            for shown, here in self.passwords.items():
+                text = re.sub(rf"\b{re.escape(shown)}\b", lambda _, here=here: here, text)
         text = text.replace("trans=@{...}", "trans=@{sim:}")
         return self._ROWS.sub(r"\1 --list", text)
 
     def as_shown(self, output: str) -> str:
         """What a program said, as the document would show it."""
-        for shown, here in (*self._lines.items(), *self._ports.items()):
+        for shown, here in (*self._lines.items(), *self._ports.items(), *self.passwords.items()):
             output = re.sub(rf"{re.escape(here)}\b", shown, output)
         return output.replace(str(self.room), "")
-
-    def _password(self) -> Path:
-        path = self.room / "password"
-        path.write_text("PASSWORD\n", encoding="ascii")
-        path.chmod(0o600)
-        return path
 
     def _line(self, shown: str) -> str:
         if shown not in self._lines:
@@ -235,3 +247,31 @@ def without_what_varies(text: str) -> list[str]:
     for pattern, name in _VARYING:
         text = re.sub(pattern, name, text, flags=re.MULTILINE)
     return text.splitlines()
+
+
+def shell(room: Path) -> list[str]:
+    """The words before a command line: a shell, in which the programs have the names they have once installed."""
+    place = room / "bin"
+    place.mkdir()
+    here = shlex.quote(sys.executable)
+    for name, line in {
+        "kdsrv": shlex.join(KDSRV),
+        "twist": f"{here} -m twisted --log-format=text",  # as it is at a terminal
+        "twistd": f"{here} -c 'from twisted.scripts.twistd import run; run()'",
+        "python": here,
+        "python3": here,
+    }.items():
+        shim = place / name
+        shim.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="ascii")
+        shim.chmod(0o755)
+    return [
+        "env",
+        *(f"--unset={name}" for name in os.environ if name.startswith(("_NT_DEBUG", "KDSRV_"))),
+        f"PATH={place}:{os.environ['PATH']}",
+        f"PYTHONPATH={ROOT}",
+        f"HOME={room}",
+        f"XDG_RUNTIME_DIR={room}/run/user/1000",
+        f"XDG_STATE_HOME={room}/state",
+        "bash",
+        "-c",
+    ]

@@ -7,9 +7,7 @@ The output that a document shows (the block of ``text`` behind a command) has to
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -18,11 +16,11 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 from background_program import BackgroundProgram
-from documented_commands import Block, Piece, Surroundings, blocks, commands, inline_code, without_what_varies
+from documented_commands import Block, Piece, Surroundings, blocks, commands, inline_code, shell, without_what_varies
 from running_programs import KDSRV, ROOT, run_each, run_program, until
 
 from kdsrv import connection_strings
@@ -31,6 +29,7 @@ from kdsrv.errors import KdsrvError
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TESTS = Path(__file__).parent
 PATIENCE: Final = 15.0
+CONNECTED: Final = "connected: "
 MOST_LINES: Final = 12
 """Of what there is to say about one command."""
 
@@ -47,13 +46,15 @@ class Ends:
 
 @dataclass(frozen=True)
 class Stays:
-    """It runs until Ctrl-C and then ends with ``status``. Going on makes sense as soon as its output has ``ready``.
+    """It runs until Ctrl-C and then ends with ``status``. Going on makes sense as soon as its output has ``ready``, and
+    before it is ended it has to come as far as ``reaches``.
 
     One of a kind runs at a time: another program of the same kind begins where this one ends.
     """
 
     kind: str
     ready: str
+    reaches: str = ""
     status: int = 0
 
 
@@ -77,16 +78,17 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
     (r"python3? \w+\.py\b", Ends()),
     (r"kdsrv demo --once$", Ends()),
     (r"kdsrv (list|end) ", Ends()),
+    (r"kdsrv password ", Ends(keys="PASSWORD\n")),
     (r"kdsrv -QR ", Elsewhere("asks TCP port 1234 of another host")),
     (r"openssl x509 ", Ends()),
-    (r"kdsrv connect ", Stays("client", r"Ctrl-C ends the session|^listens on port ")),
+    (r"kdsrv connect ", Stays("client", r"Ctrl-C ends the session|listens on port ", reaches=CONNECTED)),
     (r"twist kdsrv ", Stays("server", r"Starting reactor", status=-signal.SIGINT)),  # Twisted's way to end on a signal
 )
 """The first that matches the beginning of a command, as the document has it, says how it is run."""
 
 PRESUPPOSED: Final[tuple[tuple[str, str, str], ...]] = (
-    ("connection-strings.md", r"kdsrv connect ", "twist kdsrv --listen tcp:1234"),
-    ("policy.md", r"kdsrv list ", "twist kdsrv -t tcp:port=1234,password=PASSWORD"),
+    ("connection-strings.md", r"kdsrv connect ", "twist kdsrv --listen tcp:1234 --no-password"),
+    ("policy.md", r"kdsrv list ", "twist kdsrv --listen tcp:1234"),
 )
 """What has to be run before such a command of a document, which shows one end and takes the other for granted."""
 
@@ -100,12 +102,38 @@ LANGUAGES: Final = {
 }
 """What a fence may say, and who looks at the block."""
 
+MADE: Final = r"one was made for this run: (\S+)"
+
 PLACEHOLDERS: Final = ("...", "<", "*", "?")
 """A string with one of these is talked about, or a pattern."""
 
 
 class Wrong(Exception):
     """A document shows something that is not so."""
+
+
+class Running(NamedTuple):
+    """A program that stays, and what started it."""
+
+    place: str
+    line: str
+    rule: Stays
+    program: BackgroundProgram
+
+    @property
+    def listens(self) -> bool:
+        """Whether it is a client that waits for servers, whichever comes."""
+        return "listens on port" in self.program.text and self.rule.kind == "client"
+
+    def press_ctrl_c(self) -> None:
+        if self.rule.reaches:
+            self.program.wait_for(self.rule.reaches, limit=PATIENCE)
+        self.program.process.send_signal(signal.SIGINT)
+        status = self.program.process.wait(PATIENCE)
+        if status not in (0, self.rule.status):
+            raise Wrong(f"{self.line}\nended with status {status} after Ctrl-C and said:\n{self.program.text}")
+        if "Traceback" in self.program.text:
+            raise Wrong(f"{self.line}\nsaid a traceback:\n{self.program.text}")
 
 
 class Reader:
@@ -117,11 +145,11 @@ class Reader:
         self._desk = room / "desk"
         self._stack = stack
         self._around = Surroundings(room, stack)
-        self._running: list[tuple[Stays, BackgroundProgram, str]] = []
+        self._running: list[Running] = []
         self._presupposed = [each[1:] for each in PRESUPPOSED if each[0] == document.name]
         shutil.copytree(ROOT / "docs" / "examples", self._desk)
         (room / "run/user/1000").mkdir(mode=0o700, parents=True)
-        self._shell = ["env", *self._environment(room), "bash", "-c"]
+        self._shell = shell(room)
 
     def read(self) -> list[str]:
         """What is wrong, a sentence each."""
@@ -134,7 +162,7 @@ class Reader:
         steps += [(piece, ()) for piece in inline_code(self._document) if piece.is_command]
         for step, output in sorted(steps, key=lambda each: each[0].number):
             self._attempt(step.place, lambda step=step, output=output: self._do(step, output))
-        self._attempt(self._document.name, lambda: self._end(lambda *_: True))
+        self._end(lambda _: True)
         return self.wrong
 
     def _attempt(self, place: str, act: Callable[[], None]) -> None:
@@ -151,10 +179,10 @@ class Reader:
             return
         for before in [each for each in self._presupposed if re.match(each[0], step.text)]:
             self._presupposed.remove(before)
-            self._follow(before[1], ())
-        self._follow(step.text, output)
+            self._follow(step.place, before[1], ())
+        self._follow(step.place, step.text, output)
 
-    def _follow(self, text: str, output: tuple[str, ...]) -> None:
+    def _follow(self, place: str, text: str, output: tuple[str, ...]) -> None:
         rule = next((rule for pattern, rule in RULES if re.match(pattern, text)), None)
         match rule:
             case None:
@@ -166,7 +194,10 @@ class Reader:
                 said = self._run(self._around.apply(text), rule)
                 self._compare(output, said)
             case Stays():
-                self._begin(self._around.apply(text), rule, output)
+                program = self._begin(place, self._around.apply(text), rule)
+                if rule.kind == "server":
+                    self._meet(program, output)
+                self._watch(program, rule, output)
 
     def _run(self, line: str, rule: Ends) -> str:
         done = subprocess.run(
@@ -183,20 +214,42 @@ class Reader:
             raise Wrong(f"{line}\nended with status {done.returncode} and said:\n{done.stdout}")
         return done.stdout
 
-    def _begin(self, line: str, rule: Stays, output: tuple[str, ...]) -> None:
-        """Whatever is of its kind ends first; with a server, the clients that have a session on the one before."""
-        self._end(lambda other, program: other is rule or (rule.kind == "server" and "connected:" in program.text))
+    def _begin(self, place: str, line: str, rule: Stays) -> BackgroundProgram:
+        """Whatever is of its kind ends first; and before a server, clients of the last one, if they do not listen.
+
+        Those that do have to get in.
+        """
+        self._end(lambda other: other.rule is rule or (rule.kind == "server" and not other.listens))
+        waiting = [(each.program, each.program.text.count(CONNECTED)) for each in self._running]
         program = self._stack.enter_context(BackgroundProgram([*self._shell, line], cwd=self._desk))
         try:
             program.wait_for(rule.ready, limit=PATIENCE)
         except pytest.fail.Exception:
             raise Wrong(f"{line}\ndid not say '{rule.ready}', but:\n{program.text}") from None
-        self._running.append((rule, program, line))
-        self._around.server_id = program.process.pid if rule.kind == "server" else self._around.server_id
-        if output:
-            with suppress(AssertionError):  # the comparison says it better
-                until(lambda: len(program.text.splitlines()) >= len(output))
-            self._compare(output, program.text)
+        self._running.append(Running(place, line, rule, program))
+        if rule.kind == "server":
+            for client, before in waiting:
+                until(lambda client=client, before=before: client.text.count(CONNECTED) > before, PATIENCE)
+        return program
+
+    def _watch(self, program: BackgroundProgram, rule: Stays, output: tuple[str, ...]) -> None:
+        """Wait for all the lines that are shown; of what a server says, its log, a document shows some."""
+        shown = without_what_varies("\n".join(output))
+
+        def said() -> list[str]:
+            lines = without_what_varies(self._around.as_shown(program.text))
+            return [line for line in lines if line in shown] if rule.kind == "server" else lines
+
+        with suppress(AssertionError):  # the comparison says it better
+            until(lambda: len(said()) >= len(shown))
+        self._compare(output, "\n".join(said()))
+
+    def _meet(self, server: BackgroundProgram, output: tuple[str, ...]) -> None:
+        """Remember what is needed of a server: its process id, and the password that it has made up."""
+        self._around.server_id = server.process.pid
+        made = [re.search(MADE, text) for text in ("\n".join(output), server.text)]
+        names = [found[1] for found in made[:1] if found] + ["PASSWORD"]
+        self._around.passwords = dict.fromkeys(names, made[1][1]) if made[1] else {}
 
     def _compare(self, output: tuple[str, ...], said: str) -> None:
         expected = without_what_varies("\n".join(output))
@@ -206,41 +259,11 @@ class Reader:
                 real = found[number] if number < len(found) else "nothing"
                 raise Wrong(f"line {number + 1} of the output shown is\n  {line}\nand really\n  {real}")
 
-    def _end(self, ends: Callable[[Stays, BackgroundProgram], bool]) -> None:
-        """Press Ctrl-C where those run, the youngest first."""
-        for each in [each for each in reversed(self._running) if ends(*each[:2])]:
+    def _end(self, ends: Callable[[Running], bool]) -> None:
+        """The youngest first."""
+        for each in [each for each in reversed(self._running) if ends(each)]:
             self._running.remove(each)
-            rule, program, line = each
-            program.process.send_signal(signal.SIGINT)
-            status = program.process.wait(PATIENCE)
-            if status not in (0, rule.status):
-                raise Wrong(f"{line}\nended with status {status} after Ctrl-C and said:\n{program.text}")
-            if "Traceback" in program.text:
-                raise Wrong(f"{line}\nsaid a traceback:\n{program.text}")
-
-    def _environment(self, room: Path) -> list[str]:
-        """Ours to set, with the programs under the names they have once they are installed."""
-        place = room / "bin"
-        place.mkdir()
-        here = shlex.quote(sys.executable)
-        for name, line in {
-            "kdsrv": shlex.join(KDSRV),
-            "twist": f"{here} -m twisted --log-format=text",  # as it is at a terminal
-            "twistd": f"{here} -c 'from twisted.scripts.twistd import run; run()'",
-            "python": here,
-            "python3": here,
-        }.items():
-            shim = place / name
-            shim.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="ascii")
-            shim.chmod(0o755)
-        return [
-            *(f"--unset={name}" for name in os.environ if name.startswith("_NT_DEBUG")),
-            f"PATH={place}:{os.environ['PATH']}",
-            f"PYTHONPATH={ROOT}",
-            f"HOME={room}",
-            f"XDG_RUNTIME_DIR={room}/run/user/1000",
-            f"XDG_STATE_HOME={room}/state",
-        ]
+            self._attempt(each.place, each.press_ctrl_c)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
@@ -314,18 +337,11 @@ def test_every_connection_string_can_be_read() -> None:
 
 
 def can_be_read(text: str) -> bool:
-    for parse in (
-        connection_strings.parse_kd_string,
-        connection_strings.parse_server_string,
-        connection_strings.parse_client_string,
-        connection_strings.parse_kdsrv_string,
-        connection_strings.parse_bridge_string,
-    ):
-        try:
-            parse(text)
-        except KdsrvError:
-            continue
-        return True
+    for name in connection_strings.__all__:
+        if name.startswith("parse_"):
+            with suppress(KdsrvError):
+                getattr(connection_strings, name)(text)
+                return True
     return False
 
 

@@ -32,6 +32,7 @@ from kdsrv.server.dialling import Destination, destination_of_spec, destination_
 from kdsrv.server.entrances import Guarded, Keys, take_password, transport_of
 from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
 from kdsrv.server.made_password import client_command, place_to_dial, show_password
+from kdsrv.server.policy_options import PolicyOptions
 from kdsrv.server.service import KdsrvService
 from kdsrv.server.tls_options import TlsOptions
 from kdsrv.tls.hangup import HangupService
@@ -39,7 +40,7 @@ from kdsrv.tls.hangup import HangupService
 __all__ = ["Options", "StartFailed", "makeService"]
 
 
-class Options(TlsOptions, TwistedOptions):
+class Options(TlsOptions, PolicyOptions, TwistedOptions):
     """What the command line says, parsed."""
 
     synopsis = "[--listen ENDPOINT]... [--connect ENDPOINT]... [-t STRING]... [--bridge STRING]... [options]"
@@ -131,12 +132,12 @@ class Options(TlsOptions, TwistedOptions):
                 self.endpoints.append(Guarded(endpoint, book, transport_of(text)))
         for text, password in self.connects:
             with _usage("--connect"):
-                where = destination_of_string(reactor, text, open_to_all=True, certificates=certificates)
+                where = destination_of_string(reactor, text, certificates=certificates)
                 self.destinations.append(Guarded(where, self.entry_keys.book_for(password), transport_of(text)))
         for spec in self.servers:
             with _usage("-t"):
                 if is_reverse(spec):
-                    where = destination_of_spec(reactor, spec, open_to_all=True, certificates=certificates)
+                    where = destination_of_spec(reactor, spec, certificates=certificates)
                     book = self.entry_keys.book_for(spec.password)
                     self.destinations.append(Guarded(where, book, spec.transport))
                 else:
@@ -145,7 +146,7 @@ class Options(TlsOptions, TwistedOptions):
                     )
                     private = isinstance(spec, NpipeServerSpec | SpipeServerSpec)
                     book = self.entry_keys.book_for(spec.password, private=private)
-                    self.endpoints.append(Guarded(endpoint, book, spec.transport))
+                    self.endpoints.append(Guarded(endpoint, book, spec.transport, spec.hidden))
 
 
 @contextmanager
@@ -168,14 +169,28 @@ class _ServerProcess(KdsrvService):
     """The service as a process of its own: it greets in the log, and a failure to start is a sentence."""
 
     _log = Logger()
+    _is_ending = False
 
     def __init__(self, options: Options) -> None:
         from twisted.internet import reactor
 
-        super().__init__(reactor, options.endpoints, initiators=options.destinations, bridges=options.bridges)
+        super().__init__(
+            reactor,
+            options.endpoints,
+            initiators=options.destinations,
+            bridges=options.bridges,
+            policy=options.policy(),
+            end=lambda: self._end(reactor),
+        )
         self._options = options
         if options.certificates.fingerprints:
             HangupService(reactor, options.certificates.reload).setServiceParent(self)
+
+    def _end(self, reactor: Any) -> None:
+        """Stop the process, once its client has been told."""
+        if not self._is_ending:
+            self._is_ending = True
+            reactor.callLater(0, reactor.stop)
 
     @override
     def privilegedStartService(self) -> None:

@@ -1,12 +1,11 @@
-"""From what the command line says to the endpoints that a server dials, and how far those may reach.
+"""From what the command line says to the endpoints that a server dials.
 
-A client that is dialled has to log in like one that dials, so the rule for both is the same: without a login, nothing
-beyond this host.
+A client that is dialled has to log in like one that dials. A password in a string is for that login, and is no business
+of this module: it has been taken out of an endpoint string before.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,7 +24,6 @@ __all__ = ["Destination", "destination_of_spec", "destination_of_string", "is_re
 
 _DIAL_LIMIT: Final = 15
 _EXAMPLE: Final = "write for instance tcp:desk:5000"
-_TOO_FAR: Final = "may reach beyond this host, and nobody has to log in: say --no-password to allow it"
 _FIELD: Final = re.compile(r"(?:\\.|[^:\\])+|(?<=:)(?=:|$)")
 _NAMED: Final = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 
@@ -43,10 +41,8 @@ def is_reverse(spec: ServerSpec) -> bool:
     return isinstance(spec, TcpServerSpec | SslServerSpec) and spec.clicon is not None
 
 
-def destination_of_string(
-    reactor: Any, text: str, *, open_to_all: bool, certificates: ServerCertificates
-) -> Destination:
-    """What a Twisted client string describes; SetupError, a sentence, if that is nothing or too open.
+def destination_of_string(reactor: Any, text: str, *, certificates: ServerCertificates) -> Destination:
+    """What a Twisted client string describes; SetupError, a sentence, if that is nothing.
 
     ``ssl:`` is the same as ``tcp:`` with the server's end of TLS around it: who dials changes no role.
     """
@@ -55,8 +51,6 @@ def destination_of_string(
         refuse_other_tls(text)
     inner = text if ssl is None else ssl.tcp
     places, names = _fields(inner.partition(":")[2])
-    if "password" in names:
-        raise SetupError(why="password= is not offered by this version of kdsrv; leave it out")
     endpoint = _parse(reactor, inner)
     if ssl is not None:
         endpoint = tls_client_endpoint(reactor, endpoint, ssl.server_tls(certificates))
@@ -64,41 +58,21 @@ def destination_of_string(
     if kind == "unix":
         return Destination(endpoint, names.get("path") or places[0])
     if kind != "tcp":
-        if not open_to_all:
-            raise SetupError(why=f"'{kind}:' {_TOO_FAR}")
         return Destination(endpoint, f"{kind}:")
     host = names.get("host") or places.pop(0)
     port = names.get("port") or places[0]
-    _check_reach(host, open_to_all=open_to_all)
     return Destination(endpoint, _shown(host, port))
 
 
-def destination_of_spec(
-    reactor: Any, spec: ServerSpec, *, open_to_all: bool, certificates: ServerCertificates
-) -> Destination:
-    """What a server string with ``clicon=`` describes; SetupError if this server cannot or may not dial that."""
+def destination_of_spec(reactor: Any, spec: ServerSpec, *, certificates: ServerCertificates) -> Destination:
+    """What a server string with ``clicon=`` describes; SetupError if its certificate cannot be used."""
     assert isinstance(spec, TcpServerSpec | SslServerSpec)
     assert spec.clicon is not None, "ask is_reverse first"
-    if spec.password is not None:
-        raise SetupError(why="password= is not offered by this version of kdsrv; leave it out")
     port = spec.ports.low
-    _check_reach(spec.clicon, open_to_all=open_to_all)
     endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, spec.clicon, port, timeout=_DIAL_LIMIT)
     if isinstance(spec, SslServerSpec):
         endpoint = tls_client_endpoint(reactor, endpoint, certificates.server_tls_of_spec(spec))
     return Destination(endpoint, _shown(spec.clicon, str(port)))
-
-
-def _check_reach(host: str, *, open_to_all: bool) -> None:
-    """Refuse a host that is not this one if it must not be reached."""
-    if open_to_all or host.lower() == "localhost":
-        return
-    try:
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    except ValueError:
-        pass
-    raise SetupError(why=f"'{host}' {_TOO_FAR}")
 
 
 def _parse(reactor: Any, text: str) -> IStreamClientEndpoint:

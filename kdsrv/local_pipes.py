@@ -47,13 +47,16 @@ _CREDENTIALS: Final = struct.Struct("iII")
 
 
 def pipe_directory(environ: Mapping[str, str], uid: int) -> Path:
-    """Where the pipes of this user are: ``/run/kdsrv/pipes`` for root, else in the user's own runtime directory."""
+    """Where the pipes of this user are: where ``KDSRV_PIPE_DIR`` says, else ``/run/kdsrv/pipes`` for root, and for
+    others a place in the user's runtime directory."""
+    if told := environ.get("KDSRV_PIPE_DIR"):
+        return Path(told)
     if uid == 0:
         return Path("/run/kdsrv/pipes")
     runtime = environ.get("XDG_RUNTIME_DIR") or environ.get("RUNTIME_DIRECTORY", "")
     if runtime.startswith("/"):
         return Path(runtime) / "kdsrv/pipes"
-    raise SetupError(why="there is no place for pipes, for XDG_RUNTIME_DIR is not set; give --pipe-dir")
+    raise SetupError(why="there is no place for pipes, for XDG_RUNTIME_DIR is not set; set KDSRV_PIPE_DIR")
 
 
 def pipe_name(text: str, pid: int, tid: int) -> str:

@@ -54,6 +54,9 @@ def test_where_pipes_are() -> None:
     assert pipe_directory({"XDG_RUNTIME_DIR": "/run/user/5"}, 5) == Path("/run/user/5/kdsrv/pipes")
     assert pipe_directory({"RUNTIME_DIRECTORY": "/run/lab"}, 5) == Path("/run/lab/kdsrv/pipes")
     assert pipe_directory({"XDG_RUNTIME_DIR": "/run/user/5"}, 0) == Path("/run/kdsrv/pipes")
+    for uid in (0, 5):
+        told = {"KDSRV_PIPE_DIR": "/srv/pipes", "XDG_RUNTIME_DIR": "/run/user/5"}
+        assert pipe_directory(told, uid) == Path("/srv/pipes")
     with pytest.raises(SetupError, match="XDG_RUNTIME_DIR is not set"):
         pipe_directory({}, 5)
 

@@ -40,8 +40,8 @@ class TlsOptions:
         self.state_dir = Path(text)
 
     def opt_pipe_dir(self, text: str) -> None:
-        """Where the sockets of npipe: and spipe: are (default: /run/kdsrv/pipes for root, else
-        $XDG_RUNTIME_DIR/kdsrv/pipes, which is where clients look)"""
+        """Where the sockets of npipe: and spipe: are (default: $KDSRV_PIPE_DIR, /run/kdsrv/pipes for root, else
+        $XDG_RUNTIME_DIR/kdsrv/pipes, which is also where clients look)"""
         self.pipe_dir = Path(text)
 
     def server_certificates(self) -> ServerCertificates:

@@ -272,6 +272,7 @@ def shell(room: Path) -> list[str]:
         f"HOME={room}",
         f"XDG_RUNTIME_DIR={room}/run/user/1000",
         f"XDG_STATE_HOME={room}/state",
+        f"KDSRV_PIPE_DIR={room}/pipes",
         "bash",
         "-c",
     ]

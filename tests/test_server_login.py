@@ -34,7 +34,7 @@ from kdsrv.wire.messages import (
     Welcome,
 )
 
-KIM = User("kim", Role.READ_ONLY, ("vm1",))
+KIM = User("kim", Role.READ_ONLY)
 TABLE = UserTable({"kim": Entry(KIM, Verifier.of("pencil", b"s" * 16))}, b"secret")
 ONE = OnePassword("pencil", secrets.token_bytes)
 

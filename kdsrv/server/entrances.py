@@ -33,12 +33,13 @@ _PASSWORD: Final = re.compile(r":password=((?:\\.|[^:\\])*)", re.DOTALL)
 class Guarded(Generic[Way]):
     """A way in (an endpoint, a destination) and the book of those who may use it; None: anybody.
 
-    ``transport`` is that of the client strings that lead to it.
+    ``transport`` is that of the client strings that lead to it. Who comes in by a ``hidden`` one gets no listing.
     """
 
     way: Way
     book: UserBook | None = field(repr=False)
     transport: str = "tcp"
+    hidden: bool = False
 
 
 def take_password(text: str) -> tuple[str, str | None]:

@@ -430,13 +430,14 @@ class KdsrvServerFactory(Factory):
         self._waiting: set[KdsrvServerProtocol] = set()
         self._attached: set[KdsrvServerProtocol] = set()
 
-    def beside(self, book: UserBook | None) -> KdsrvServerFactory:
-        """The same for a listener of the same server with another book; what the door counts is counted together."""
+    def beside(self, book: UserBook | None, questions: Questions | None = None) -> KdsrvServerFactory:
+        """The same for a listener of the same server with another book, and other answers if they are given; what the
+        door counts is counted together."""
         return KdsrvServerFactory(
             self.clock,
             self.directory,
             self.door.beside(book),
-            questions=self.questions,
+            questions=self.questions if questions is None else questions,
             binding_of=self.binding_of,
             random=self.random,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
@@ -18,10 +18,12 @@ from kdsrv.auth.door import Door
 from kdsrv.auth.users import UserBook
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import SetupError
+from kdsrv.server.answers import Answers
 from kdsrv.server.bridges import BridgeService
 from kdsrv.server.dialling import Destination
 from kdsrv.server.entrances import Guarded
 from kdsrv.server.initiator import Initiator
+from kdsrv.server.policy import Policy
 from kdsrv.server.protocol import KdsrvServerFactory
 from kdsrv.sessions.directory import Directory
 from kdsrv.transports.opener import Opener
@@ -43,6 +45,9 @@ class KdsrvService(MultiService):
     ``book`` says who may come in by these; None: anybody who can reach them. An endpoint or a destination that is
     ``Guarded`` has its own.
 
+    ``policy`` says which targets clients may open; None: what is open by default. ``end`` is called when a client who
+    may ask for it wants the server to end; None: nobody may.
+
     Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open,
     ``simulated`` the targets that clients asked for with ``sim:``. Nothing is opened towards a target before somebody
     asks for it.
@@ -58,12 +63,16 @@ class KdsrvService(MultiService):
         bridges: Sequence[BridgeSpec] = (),
         environ: Mapping[str, str] | None = None,
         bridge_host: str = "127.0.0.1",
+        policy: Policy | None = None,
+        end: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.simulated = SimulatedTargets(reactor)
         opener = Opener(reactor, self.simulated)
-        self.directory = Directory(reactor, opener, os.environ if environ is None else environ)
-        self.factory = KdsrvServerFactory(reactor, self.directory, Door(book))
+        self.directory = Directory(reactor, opener, os.environ if environ is None else environ, policy=policy)
+        self._answers = Answers(self.directory, end)
+        self._hidden_answers = Answers(self.directory, end, hidden=True)
+        self.factory = KdsrvServerFactory(reactor, self.directory, Door(book), questions=self._answers)
         self._factories = [self.factory]
         self._listeners = [_ListenerService(*self._guard(endpoint)) for endpoint in endpoints]
         self._initiators = [
@@ -75,13 +84,14 @@ class KdsrvService(MultiService):
             service.setServiceParent(self)
 
     def _guard(self, way: Way | Guarded[Way]) -> tuple[Way, KdsrvServerFactory]:
-        """A way in, and the factory for those who come by it: one for each book."""
+        """A way in, and the factory for those who come by it: one for each book, and one more if it is hidden."""
         if not isinstance(way, Guarded):
             return way, self.factory
+        answers = self._hidden_answers if way.hidden else self._answers
         for factory in self._factories:
-            if factory.door.book is way.book:
+            if factory.door.book is way.book and factory.questions is answers:
                 return way.way, factory
-        self._factories.append(self.factory.beside(way.book))
+        self._factories.append(self.factory.beside(way.book, answers))
         return way.way, self._factories[-1]
 
     @property

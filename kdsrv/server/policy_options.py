@@ -1,0 +1,45 @@
+"""The options of a server that say what its clients may open (docs/policy.md)."""
+
+from __future__ import annotations
+
+from twisted.python.usage import UsageError
+
+from kdsrv.connection_strings import KdSpec
+from kdsrv.errors import KdsrvError
+from kdsrv.server.patterns import Pattern, parse_pattern
+from kdsrv.server.places import HostPlaces
+from kdsrv.server.policy import Policy, parse_target
+
+__all__ = ["PolicyOptions"]
+
+
+class PolicyOptions:
+    """``--target`` and ``--allow``, and the policy they come to. To be mixed into Twisted's options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._targets: dict[str, KdSpec] = {}
+        self._allowed: list[Pattern] = []
+
+    def opt_target(self, text: str) -> None:
+        """Publish a target under a name, NAME=KDSTRING; clients then open only what is published or allowed, here by
+        trans=@{target:name=NAME} (repeatable)"""
+        try:
+            name, spec = parse_target(text)
+        except KdsrvError as error:
+            raise UsageError(f"kdsrv: --target: {error}") from None
+        if name in self._targets:
+            raise UsageError(f"kdsrv: --target: there is a target {name} already")
+        self._targets[name] = spec
+
+    def opt_allow(self, text: str) -> None:
+        """Let clients open what matches this kd-string with * in it, and nothing else that is not published:
+        'com:port=/dev/ttyUSB*,*' (repeatable)"""
+        try:
+            self._allowed.append(parse_pattern(text))
+        except KdsrvError as error:
+            raise UsageError(f"kdsrv: --allow: {error}") from None
+
+    def policy(self) -> Policy:
+        """What these options come to."""
+        return Policy(HostPlaces(), self._targets, self._allowed)

@@ -24,6 +24,8 @@ RINGS = {
     "kdsrv.bridge": TWISTED,
     "kdsrv.cli": OUTSIDE,
     "kdsrv.client": TWISTED,
+    "kdsrv.com_channel": PURE,
+    "kdsrv.com_channel.endpoints": TWISTED,
     "kdsrv.commands": OUTSIDE,
     "kdsrv.connection_strings": PURE,
     "kdsrv.direct_writer": TWISTED,

@@ -14,7 +14,8 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, password, sim
+from kdsrv.commands import connect, demo, end, password, sim
+from kdsrv.commands import list as list_command
 from kdsrv.errors import KdsrvError
 from kdsrv.process_title import hide_secrets
 
@@ -22,6 +23,8 @@ __all__ = ["main"]
 
 _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "connect": (connect, "hold a target of a server and let a local debugger at it"),
+    "list": (list_command, "show what a server has, and who holds it"),
+    "end": (end, "end a server, for everybody who uses it"),
     "demo": (demo, "show the whole path on a simulated target, without hardware"),
     "sim": (sim, "run a simulated target"),
     "password": (password, "make or check a user's line in a user file"),
@@ -33,12 +36,19 @@ _AT_THE_KEYBOARD: Final = frozenset({"password"})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for an error that has been told, 2 for a wrong option."""
     hide_secrets()
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_spelled(sys.argv[1:] if arguments is None else arguments))
     if options.command in _AT_THE_KEYBOARD:
         return _run_at_the_keyboard(options)
     from twisted.internet import reactor
 
     return _run(reactor, options)
+
+
+def _spelled(arguments: Sequence[str]) -> list[str]:
+    r"""``-QR HOST`` (``\\HOST``), as Microsoft's debuggers spell it, is a way to say ``list``."""
+    if len(arguments) > 1 and arguments[0].lower() in ("-qr", "/qr"):
+        return ["list", list_command.qr_string(arguments[1]), *arguments[2:]]
+    return list(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,168 @@
+"""``kdsrv list``: what a server has, as a table or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+
+from kdsrv.client.asking import ask
+from kdsrv.client.listening import Notice
+from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
+from kdsrv.commands.login_options import add_login_options, given_login
+from kdsrv.connection_strings import parse_client_string
+from kdsrv.wire.members import Members
+from kdsrv.wire.messages import EndServer, ListEverything, Listing
+
+__all__ = [
+    "QR_PORT",
+    "add_question_options",
+    "as_json",
+    "as_table",
+    "ask_server",
+    "configure",
+    "qr_string",
+    "run",
+    "show",
+]
+
+QR_PORT: Final = 1234
+"""The TCP port that ``kdsrv -QR HOST`` asks: that of all examples."""
+
+_EXAMPLE: Final = "'tcp:server=HOST,port=1234,password=PASSWORD' (in quotes)"
+_COUNTERS: Final = ("packets_received", "packets_sent", "repeats_sent", "damaged")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Describe the command line of ``kdsrv list``."""
+    parser.description = (
+        "Show the targets that a server has published, and who holds which. "
+        f"kdsrv -QR HOST is the same for tcp:server=HOST,port={QR_PORT}."
+    )
+    add_question_options(parser)
+    parser.add_argument("--json", action="store_true", help="show it as one JSON object")
+
+
+def add_question_options(parser: argparse.ArgumentParser) -> None:
+    """Say which server is asked, and how to log in to it."""
+    parser.add_argument("string", metavar="STRING", help=_EXAMPLE)
+    add_login_options(parser)
+    add_certificate_options(parser)
+
+
+def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
+    """Show the listing; fires with the exit status, or fails with a KdsrvError."""
+    return Deferred.fromCoroutine(_run(reactor, options))
+
+
+async def _run(reactor: Any, options: argparse.Namespace) -> int:
+    listing = await ask_server(reactor, options, ListEverything())
+    assert listing is not None
+    text = as_json(listing) if options.json else as_table(listing)
+    return show(text)
+
+
+def ask_server(
+    reactor: Any, options: argparse.Namespace, question: ListEverything | EndServer
+) -> Deferred[Listing | None]:
+    """The answer to a question, as the command line says whom to ask."""
+    user, password = given_login(options, os.environ)
+    return ask(
+        reactor,
+        parse_client_string(options.string),
+        question,
+        user=user,
+        password=password,
+        certificates=given_certificates(options),
+        tell=_tell,
+    )
+
+
+def show(text: str) -> int:
+    """Write a text to standard output; the exit status is 0 also if nobody reads it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return 0
+
+
+def _tell(notice: Notice) -> None:
+    """With ``clicon=``: where this waits, and who is turned away."""
+    with suppress(OSError):
+        sys.stderr.write(f"{notice}\n")
+        sys.stderr.flush()
+
+
+def qr_string(host: str) -> str:
+    """The client string that ``-QR HOST`` stands for; one that is written out is taken as it is."""
+    return host if "=" in host else f"tcp:server={host},port={QR_PORT}"
+
+
+def as_json(listing: Listing) -> str:
+    """The listing on one line."""
+    return json.dumps(listing.members()) + "\n"
+
+
+def as_table(listing: Listing) -> str:
+    """The listing for people. PeerError if it is not what a listing is."""
+    server = Members("listing", listing.server)
+    user = server.text("user")
+    called = f"{user}, " if user else ""
+    lines = [f"{server.text('software')}; you are {called}role {server.text('role')}", ""]
+    if listing.targets:
+        lines += _columns(("PUBLISHED TARGET", "STATE"), [_target(entry) for entry in listing.targets])
+    else:
+        lines.append("no published targets")
+    lines.append("")
+    if listing.sessions:
+        heads = ("TARGET", "HOLDER", "FROM", "SINCE", "RECEIVED", "SENT", "REPEATED", "DAMAGED", "STATUS")
+        lines += _columns(heads, [_session(entry) for entry in listing.sessions])
+    else:
+        lines.append("no sessions")
+    if left_out := server.integer("left_out"):
+        lines += ["", f"and {left_out} more, for which the message has no room"]
+    return "\n".join(lines) + "\n"
+
+
+def _target(entry: dict[str, object]) -> Sequence[str]:
+    target = Members("target", entry)
+    return f"target:name={target.text('name')}", target.text("state")
+
+
+def _session(entry: dict[str, object]) -> Sequence[str]:
+    session = Members("session", entry)
+    counters = Members("counters", session.value("counters"))
+    status = session.text("status") + (" (read-only)" if session.value("read_only") is True else "")
+    return (
+        session.text("target"),
+        session.text("holder"),
+        session.text("address"),
+        _local(session.text("since")),
+        *(str(counters.integer(name)) for name in _COUNTERS),
+        status,
+    )
+
+
+def _local(since: str) -> str:
+    """A time as the clock on the wall here has it."""
+    try:
+        return datetime.fromisoformat(since).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return since
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows under their heads, each column as wide as it needs."""
+    table = [heads, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

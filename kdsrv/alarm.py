@@ -16,12 +16,13 @@ class Alarm:
     link that sets a new deadline with each packet costs the reactor one timer in each time-out, not one per packet.
     """
 
-    __slots__ = ("_call", "_clock", "_deadline", "_ring")
+    __slots__ = ("_call", "_call_at", "_clock", "_deadline", "_ring")
 
     def __init__(self, clock: IReactorTime, ring: Callable[[], None]) -> None:
         self._clock = clock
         self._ring = ring
         self._call: IDelayedCall | None = None
+        self._call_at = 0.0
         self._deadline: float | None = None
 
     def set(self, deadline: float | None) -> None:
@@ -31,8 +32,10 @@ class Alarm:
             return
         if self._call is None:
             self._call = self._clock.callLater(max(0.0, deadline - self._clock.seconds()), self._fire)
-        elif deadline < self._call.getTime():
+            self._call_at = deadline
+        elif deadline < self._call_at:
             self._call.reset(max(0.0, deadline - self._clock.seconds()))
+            self._call_at = deadline
 
     def stop(self) -> None:
         """Never ring again, and leave nothing in the reactor."""

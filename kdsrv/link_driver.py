@@ -8,7 +8,6 @@ Everything else is acknowledged at once, since a target that prints waits for th
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -17,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from kdsrv.alarm import Alarm
 from kdsrv.kd.framing import HEADER_SIZE
 from kdsrv.kd.link import Event, Link
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MANIPULATE, Packet
 
 __all__ = ["HeldAcks", "LinkDriver"]
 
@@ -26,25 +25,27 @@ _HOLD: Final = 0.02
 
 
 class HeldAcks:
-    """The ACKs that wait, of all links of a process: one timer serves them, since all wait equally long."""
+    """The ACKs that wait, of all links of a process: one timer serves them all.
+
+    Nearly every ACK finds company, and nobody takes its link off this list then, for the next ACK would only put it
+    there again; a link with nothing to release ignores it. The timer looks twice in the time that an ACK may wait.
+    """
 
     def __init__(self, clock: IReactorTime, hold: float = _HOLD) -> None:
         self._clock = clock
         self._hold = hold
-        self._waiting: deque[tuple[float, LinkDriver]] = deque()
+        self._waiting: dict[LinkDriver, float] = {}
         self._call: IDelayedCall | None = None
 
-    def add(self, driver: LinkDriver) -> float:
-        """``driver`` holds an ACK from now on. The time until which it does, by which ``release_ack`` will know it."""
-        until = self._clock.seconds() + self._hold
-        self._waiting.append((until, driver))
+    def add(self, driver: LinkDriver) -> None:
+        """``driver`` holds an ACK from now on."""
+        self._waiting[driver] = self._clock.seconds() + self._hold
         if self._call is None:
             self._call = self._clock.callLater(self._hold, self._release)
-        return until
 
     def forget(self, driver: LinkDriver) -> None:
         """``driver`` has ended. When it was the last, nothing is left in the reactor."""
-        self._waiting = deque(entry for entry in self._waiting if entry[1] is not driver)
+        self._waiting.pop(driver, None)
         if not self._waiting and self._call is not None:
             self._call.cancel()
             self._call = None
@@ -52,12 +53,11 @@ class HeldAcks:
     def _release(self) -> None:
         self._call = None
         now = self._clock.seconds()
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= now:
-            until, driver = waiting.popleft()
-            driver.release_ack(until)
-        if waiting and self._call is None:
-            self._call = self._clock.callLater(waiting[0][0] - now, self._release)
+        for driver in [driver for driver, until in self._waiting.items() if until <= now]:
+            self._waiting.pop(driver, None)
+            driver.release_ack()
+        if self._waiting and self._call is None:
+            self._call = self._clock.callLater(self._hold / 2, self._release)
 
 
 class LinkDriver:
@@ -78,7 +78,6 @@ class LinkDriver:
         self._acks = acks
         self._alarm = Alarm(clock, self._expire)
         self._held = b""
-        self._held_until = 0.0
         self._stopped = False
 
     def bytes_received(self, data: bytes) -> int:
@@ -87,7 +86,7 @@ class LinkDriver:
         may_wait = False
         for event in link.receive(data, self._clock.seconds()):
             if type(event) is Packet:
-                may_wait = event.type == PacketType.STATE_MANIPULATE
+                may_wait = event.type == MANIPULATE
             self._handle(event)
         self.flush(may_wait=may_wait)
         return link.missing
@@ -109,30 +108,26 @@ class LinkDriver:
                 output, self._held = self._held + output, b""
             if may_wait and self._acks is not None and len(output) == HEADER_SIZE:
                 self._held = output
-                self._held_until = self._acks.add(self)
+                self._acks.add(self)
             else:
                 self._write(output)
         self._alarm.set(link.deadline)
 
-    def release_ack(self, until: float) -> None:
-        """The ACK held until then has waited long enough; it may have gone before."""
-        if self._held and self._held_until == until:
-            self._release()
-
     def stop(self) -> None:
         """Write what was held back, then nothing more, and leave nothing in the reactor. This is the end of it."""
         if not self._stopped:
-            self._release()
+            self.release_ack()
             self._stopped = True
             self._alarm.stop()
             if self._acks is not None:
                 self._acks.forget(self)
 
-    def _release(self) -> None:
+    def release_ack(self) -> None:
+        """The ACK that is held back, if one is, has waited long enough."""
         held, self._held = self._held, b""
         if held:
             self._write(held)
 
     def _expire(self) -> None:
-        self._release()
+        self.release_ack()
         self.run(self.link.expire(self._clock.seconds()))

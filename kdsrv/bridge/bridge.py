@@ -21,7 +21,7 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen
-from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
+from kdsrv.kd.packets import MANIPULATE, MAX_PAYLOAD, Packet, PacketType
 from kdsrv.kd.target_link import TargetLink
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.outbox import DroppedPrints, Outbox, is_print
@@ -33,7 +33,7 @@ __all__ = ["Bridge", "BridgeObserver"]
 
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
 _QUESTIONS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
-_FOR_OLD_REQUESTS: Final = _STOPS | {PacketType.STATE_MANIPULATE}
+_FOR_OLD_REQUESTS: Final = _STOPS | {MANIPULATE}
 
 
 class BridgeObserver(Protocol):
@@ -139,8 +139,11 @@ class Bridge:
         if packet.type in _STOPS or (packet.type in _QUESTIONS and not is_print(packet)):
             self._announced = packet
         if self._talking:
-            self._outbox.put(packet)
-            self._send_next()
+            if self._sending is None and not len(self._outbox):
+                self._send(packet)
+            else:
+                self._outbox.put(packet)
+                self._send_next()
             self._driver.flush()
         elif self._line is None and is_print(packet):
             self._observer.printed_unseen(packet)
@@ -148,7 +151,7 @@ class Bridge:
             self._outbox.put(packet)
         elif packet.type == PacketType.FILE_IO:
             self._refuse_file(packet)
-        elif packet.type != PacketType.STATE_MANIPULATE:
+        elif packet.type != MANIPULATE:
             self._held = packet
 
     def resynced(self) -> None:
@@ -208,7 +211,7 @@ class Bridge:
             self._announce(but_stops=True)
         if self._announced is not None and self._announced.type == packet.type:
             self._announced = None
-        if packet.type == PacketType.STATE_MANIPULATE:
+        if packet.type == MANIPULATE:
             self._uplink.send_packet(packet.type, self._accommodation.adapt(packet.payload))
         else:
             self._uplink.send_packet(packet.type, packet.payload)
@@ -254,6 +257,9 @@ class Bridge:
                 text = f"[kdsrv: {packet.number} prints of the target were dropped here]\n".encode()
                 packet = Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode())
             if packet is not None:
-                self._sending = packet
-                # some targets send more than a debugger takes; what sticks out has no use there
-                self._driver.link.send(packet.type, packet.payload[:MAX_PAYLOAD], self._clock.seconds())
+                self._send(packet)
+
+    def _send(self, packet: Packet) -> None:
+        self._sending = packet
+        # some targets send more than a debugger takes; what sticks out has no use there
+        self._driver.link.send(packet.type, packet.payload[:MAX_PAYLOAD], self._clock.seconds())

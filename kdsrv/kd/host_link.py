@@ -17,7 +17,7 @@ A break-in is one byte that the target reads only while it runs. It is repeated 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Final
 
@@ -158,34 +158,34 @@ class HostLink(Link):
             self.break_in(now)
         self._set_deadline(now)
 
-    def _on_data(self, packet: HostPacket, now: float) -> Iterator[Event]:
+    def _on_data(self, packet: HostPacket, now: float) -> Iterable[Event]:
         if not packet.good:
             self.counters.damaged += 1
             self._control(PacketType.RESEND)
         elif packet.id & SYNC:
-            yield from self._on_sync(packet, now)
-        elif self.phase is _RESETTING:
-            return
+            return self._on_sync(packet, now)
         elif self.phase is _UNKNOWN:
             self._resets_sent = 0
             self._send_reset(now)
+        elif self.phase is _RESETTING:
+            pass
         elif packet.id in _IDS and (packet.id == self._expected or self._is_new(packet)):
             self._acknowledge(packet.id)
             orphan, answer = self._is_orphan(packet), self._answers_ours(packet)
             self._expected = packet.id ^ 1
             self._taken = packet.payload
             self._sync_taken = None
-            if orphan:
-                if self._unacknowledged is None:
-                    self._resets_sent = 0
-                    self._send_reset(now)
-                return
             if answer:
-                yield self._acknowledged(now)
-            yield self._deliver(packet)
+                return self._acknowledged(now), self._deliver(packet)
+            if not orphan:
+                return (self._deliver(packet),)
+            if self._unacknowledged is None:
+                self._resets_sent = 0
+                self._send_reset(now)
         else:
             self.counters.duplicates += 1
             self._acknowledge(packet.id)
+        return ()
 
     def _on_sync(self, packet: HostPacket, now: float) -> Iterator[Event]:
         """The target has started its numbering anew, and expects us to have done so too (KD protocol, 1.4)."""

@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
+_ACKS: Final = {number: encode_control(_ACKNOWLEDGE, number) for number in (INITIAL_ID, INITIAL_ID | 1)}
+"""The two ACKs that a link sends nearly always."""
 
 
 class BreakIn(NamedTuple):
@@ -121,8 +123,11 @@ class Link(ABC):
         """Send one data packet, after those already waiting. Raises ValueError for a payload over 4000 bytes."""
         if len(payload) > MAX_PAYLOAD:
             raise ValueError(f"a KD payload is at most {MAX_PAYLOAD} bytes, this one is {len(payload)}")
-        self._queue.append(Packet(packet_type, payload))
-        self._send_next(now)
+        packet = Packet(packet_type, payload)
+        if self._unacknowledged is None and not self._queue and self._may_send():
+            self._put_on_line(packet, now)
+        else:
+            self._queue.append(packet)
 
     def take_output(self) -> bytes:
         """What to write to the line now."""
@@ -135,12 +140,15 @@ class Link(ABC):
         return data
 
     def _send_next(self, now: float) -> None:
-        if self._unacknowledged is None and self._queue and self._may_send():
-            self._unacknowledged = packet = self._queue.popleft()
-            self._frame = encode_data(packet.type, self._next_id, packet.payload)
-            self._tries = 0
-            self.counters.packets_sent += 1
-            self._transmit(now)
+        if self._queue and self._unacknowledged is None and self._may_send():
+            self._put_on_line(self._queue.popleft(), now)
+
+    def _put_on_line(self, packet: Packet, now: float) -> None:
+        self._unacknowledged = packet
+        self._frame = encode_data(packet.type, self._next_id, packet.payload)
+        self._tries = 0
+        self.counters.packets_sent += 1
+        self._transmit(now)
 
     def _transmit(self, now: float) -> None:
         """Put the unacknowledged packet on the line, for the first time or again."""
@@ -154,7 +162,7 @@ class Link(ABC):
         self._output.append(encode_control(packet_type, packet_id))
 
     def _acknowledge(self, packet_id: int) -> None:
-        self._output.append(encode_control(_ACKNOWLEDGE, packet_id))
+        self._output.append(_ACKS.get(packet_id) or encode_control(_ACKNOWLEDGE, packet_id))
 
     def _renumber(self, packet_id: int) -> None:
         """Ids have started again: the unacknowledged packet goes out under the new one."""

@@ -14,7 +14,7 @@ A break-in byte that comes to a stopped target stays noted in ``break_pending`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from kdsrv.kd.framing import TargetFramer, TargetHeader
@@ -97,25 +97,26 @@ class TargetLink(Link):
     def receive(self, data: bytes, now: float) -> Iterator[Event]:
         self.counters.bytes_received += len(data)
         self._heard_at = now
-        self._framer.feed(data)
+        framer = self._framer
+        framer.feed(data)
         more = True
         while more:
             if self.running and self._unacknowledged is None:
-                byte = self._framer.take_byte()
+                byte = framer.take_byte()
                 more = byte is not None
                 if byte == BREAK_IN[0]:
                     self.running = False
                     yield BreakIn()
-            elif self._framer.in_body:
-                body = self._framer.next_body()
+            elif framer.in_body:
+                body = framer.next_body()
                 more = body is not None
-                if body is not None:
-                    yield from self._on_body(*body)
+                if body is not None and (packet := self._on_body(*body)) is not None:
+                    yield packet
             else:
-                header = self._framer.next_header()
+                header = framer.next_header()
                 more = header is not None
-                if self._framer.break_seen:
-                    yield from self._on_break_byte(header is not None)
+                if framer.break_seen:
+                    yield from self._on_break_byte(more)
                 if header is not None:
                     yield from self._on_header(header, now)
         self._set_deadline(now)
@@ -151,51 +152,56 @@ class TargetLink(Link):
             else:
                 self.break_pending = True
 
-    def _on_header(self, header: TargetHeader, now: float) -> Iterator[Event]:
+    def _on_header(self, header: TargetHeader, now: float) -> Iterable[Event]:
         self._tries = min(self._tries, 1)
         self.debugger_absent = False
         if header.control:
-            yield from self._on_control(header, now)
-        elif self._unacknowledged is not None:
-            yield from self._on_data_for_ack(header, now)
-        elif header.length > MAX_PAYLOAD or header.length < self._fixed_size(header.type):
+            return self._on_control(header, now)
+        if self._unacknowledged is not None:
+            return self._on_data_for_ack(header, now)
+        if header.length > MAX_PAYLOAD or header.length < self._fixed_size(header.type):
             self.counters.damaged += 1
             self._control(PacketType.RESEND)
         else:
             self._framer.expect_body(header)
+        return ()
 
-    def _on_control(self, header: TargetHeader, now: float) -> Iterator[Event]:
+    def _on_control(self, header: TargetHeader, now: float) -> Iterable[Event]:
+        ours = self._unacknowledged
         if header.type == _ACKNOWLEDGE:
-            if self._unacknowledged is not None and header.id == self._next_id & ~SYNC:
-                yield self._acknowledged(now)
+            if ours is not None and header.id == self._next_id & ~SYNC:
+                return (self._acknowledged(now),)
         elif header.type == PacketType.RESEND:
-            if self._unacknowledged is None:
-                yield ResendAsked()
-            else:
-                self._transmit(now)
+            if ours is None:
+                return (ResendAsked(),)
+            self._transmit(now)
         elif header.type == PacketType.RESET:
-            self.counters.resets += 1
-            if self._drain_on_reset:
-                self._framer.discard()
-            self._control(PacketType.RESET, self._reset_reply_id)
-            self._expected = INITIAL_ID
-            lost = self._drop_all("the debugger has reset the link") if self._forget_on_reset else []
-            self._renumber(self._first_id_after_reset)
-            yield from lost
-            if self._forget_on_reset or self._unacknowledged is None:
-                yield ResetSeen()
-            else:
-                self._transmit(now)
+            return self._on_reset(now)
+        return ()
 
-    def _on_data_for_ack(self, header: TargetHeader, now: float) -> Iterator[Event]:
+    def _on_reset(self, now: float) -> Iterator[Event]:
+        self.counters.resets += 1
+        if self._drain_on_reset:
+            self._framer.discard()
+        self._control(PacketType.RESET, self._reset_reply_id)
+        self._expected = INITIAL_ID
+        lost = self._drop_all("the debugger has reset the link") if self._forget_on_reset else []
+        self._renumber(self._first_id_after_reset)
+        yield from lost
+        if self._forget_on_reset or self._unacknowledged is None:
+            yield ResetSeen()
+        else:
+            self._transmit(now)
+
+    def _on_data_for_ack(self, header: TargetHeader, now: float) -> Iterable[Event]:
         """Data where an ACK is wanted: the ACK got lost, or this is a late duplicate (KD protocol, 1.6 step 5)."""
         if header.id == self._expected:
             self._control(PacketType.RESEND)
-            yield self._acknowledged(now)
-        else:
-            self._acknowledge(header.id)
+            return (self._acknowledged(now),)
+        self._acknowledge(header.id)
+        return ()
 
-    def _on_body(self, header: TargetHeader, payload: bytes, trailer: bool) -> Iterator[Event]:
+    def _on_body(self, header: TargetHeader, payload: bytes, trailer: bool) -> Packet | None:
         if not trailer:
             self.counters.damaged += 1
             self._control(PacketType.RESEND)
@@ -213,7 +219,8 @@ class TargetLink(Link):
             self._acknowledge(header.id)
             self._expected ^= 1
             self.counters.packets_received += 1
-            yield Packet(header.type, payload)
+            return Packet(header.type, payload)
+        return None
 
     def _acknowledged(self, now: float) -> Acknowledged:
         ours = self._unacknowledged

@@ -16,6 +16,8 @@ from kdsrv.kd.packets import Packet, PacketType
 __all__ = ["DroppedPrints", "Outbox", "is_print"]
 
 _PRINT: Final = PRINT_STRING.to_bytes(4, "little")
+_DEBUG_IO: Final = int(PacketType.DEBUG_IO)
+_TRACES: Final = frozenset(map(int, (PacketType.TRACE_IO, PacketType.CONTROL_REQUEST)))
 
 
 class DroppedPrints(NamedTuple):
@@ -26,9 +28,9 @@ class DroppedPrints(NamedTuple):
 
 def is_print(packet: Packet) -> bool:
     """Whether a packet is text or trace that the target does not wait for."""
-    if packet.type == PacketType.DEBUG_IO:
+    if packet.type == _DEBUG_IO:
         return packet.payload[:4] == _PRINT
-    return packet.type in (PacketType.TRACE_IO, PacketType.CONTROL_REQUEST)
+    return packet.type in _TRACES
 
 
 class Outbox:

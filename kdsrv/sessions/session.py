@@ -27,7 +27,7 @@ from kdsrv.errors import PeerError, TargetError
 from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
 from kdsrv.kd.host_link import HostLink, Phase
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
-from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
+from kdsrv.kd.packets import MANIPULATE, MAX_PAYLOAD, Packet, PacketType
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.outbox import is_print
@@ -162,7 +162,7 @@ class Session:
     def send_packet(self, packet_type: int, payload: bytes) -> None:
         if len(payload) > MAX_PAYLOAD:
             raise PeerError(why=f"a packet of {len(payload)} bytes is too long for a KD link")
-        if packet_type == PacketType.STATE_MANIPULATE:
+        if packet_type == MANIPULATE:
             api_number(payload)
             if len(self._requests) >= _MAX_REQUESTS:
                 raise PeerError(why="it sends requests without end, and the target takes none")
@@ -252,7 +252,7 @@ class Session:
             self.transport.write(data)
 
     def _on_packet(self, packet: Packet) -> None:
-        if packet.type == PacketType.STATE_MANIPULATE:
+        if packet.type == MANIPULATE:
             if self._in_flight is None or packet.payload[:4] != self._in_flight.to_bytes(4, "little"):
                 self.orphans += 1
                 return
@@ -290,7 +290,7 @@ class Session:
 
     def _on_acknowledged(self, event: Acknowledged) -> None:
         api = self._in_flight
-        if event.type != PacketType.STATE_MANIPULATE or api not in NO_REPLY or api == Api.SWITCH_PROCESSOR:
+        if api not in NO_REPLY or event.type != MANIPULATE or api == Api.SWITCH_PROCESSOR:
             return
         self._in_flight = None
         if api in RUNS_TARGET:
@@ -320,7 +320,7 @@ class Session:
                 continue
             self._in_flight = api_number(payload)
             self._asked_at = now = self._clock.seconds()
-            self.link.send(PacketType.STATE_MANIPULATE, payload, now)
+            self.link.send(MANIPULATE, payload, now)
             if self._break_in_next and self._in_flight in RUNS_TARGET:
                 self._send_break_in()
 

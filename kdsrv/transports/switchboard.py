@@ -44,7 +44,8 @@ class Watcher(Protocol):
 def watcher_of(reactor: Any) -> Watcher:
     """The switchboard of an epoll reactor; any other reactor itself."""
     poller: Any = getattr(reactor, "_poller", None)
-    if not isinstance(poller, getattr(select, "epoll", ())):
+    kind: Any = getattr(select, "epoll", None)
+    if kind is None or not isinstance(poller, kind):
         watcher: Watcher = reactor
         return watcher
     board = Switchboard.of_reactor.get(reactor)
@@ -90,7 +91,7 @@ class Switchboard:
         until = self._reactor.seconds() + _TURN
         while (epoll := self._epoll) is not None:
             for number, event in epoll.poll(0, _BATCH):
-                descriptor: Any = self._watched.get(number)
+                descriptor = self._watched.get(number)
                 if descriptor is not None:
                     self._hand_over(number, descriptor, event)
             if self._reactor.seconds() >= until:
@@ -112,7 +113,7 @@ class Switchboard:
                 return
             if event & select.EPOLLIN:
                 descriptor.doRead()
-            if event & select.EPOLLOUT and self._watched.get(number) is descriptor:
+            if event & self._masks.get(number, 0) & select.EPOLLOUT:
                 descriptor.doWrite()
         except Exception:
             failure = Failure()

@@ -116,7 +116,10 @@ KDSRV_LINES: dict[str, tuple[int, str]] = {
     CONNECT + "sim:name=g}} --pty {folder}/no/where": (1, "cannot make a pty at {folder}/no/where: No such file"),
     CONNECT + "com:port=/dev/nosuch}}": (1, SAYS + "/dev/nosuch: there is no such device"),
     CONNECT + "com:port=/dev/null}}": (1, SAYS + "/dev/null: this device is not a serial port"),
-    CONNECT + "com:port={file}.in}}": (1, SAYS + "{file}.in: this is a regular file, not a serial port"),
+    CONNECT + "com:port={file}.in}}": (
+        1,
+        SAYS + "com:port={file}.in,baud=19200 is not open to you on this server: a serial port is a device in /dev",
+    ),
     CONNECT + "com:pipe,port={file}}}": (1, SAYS + "{file}: there is neither a unix socket of this name nor the two"),
     CONNECT + "com:ipport={nobody},port=127.0.0.1}}": (1, SAYS + "127.0.0.1:{nobody}: nobody listens there"),
     CONNECT + "net:port=50000,key=1.2.3.4}}": (1, SAYS + "net: targets are not supported"),

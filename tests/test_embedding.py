@@ -116,7 +116,7 @@ class RealSockets(TestCase):
             assert (await target.step(timeout=10)).program_counter == step + 1
             await breakpoint_.clear()
 
-            with pytest.raises(ServerRefused, match=r"sim:sim is held by kim@desk from 127.0.0.1:.* since"):
+            with pytest.raises(ServerRefused, match=r"sim: is held by kim@desk from 127.0.0.1:.* since"):
                 await open_session(reactor, self.string())
             await target.continue_()
             await until(lambda: target.status.sentence() == "running")

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.python.usage import UsageError
 
 from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, SerialSpec, parse_kd_string
@@ -19,6 +20,7 @@ from kdsrv.errors import ConnectionStringError, KdsrvError, SetupError, TargetEr
 from kdsrv.server.patterns import parse_pattern
 from kdsrv.server.places import HostPlaces
 from kdsrv.server.policy import Device, NotAllowed, Permit, Policy, parse_target
+from kdsrv.tap import Options
 from kdsrv.transports.fifo import open_fifo_pair
 
 KEY = "1u7vtp10n2y8v.2k3m4n5p6q7r8.3a.4b"
@@ -278,6 +280,38 @@ def test_any_text_is_a_pattern_or_a_mistake(text: str) -> None:
     except ConnectionStringError:
         return
     assert {pattern.matches(spec) for spec in specs} <= {True, False}
+
+
+# On the command line
+
+
+def test_options_come_to_a_policy() -> None:
+    options = Options()
+    options.parseOptions(["--listen", "tcp:0", "--target", RACKS[0], "--target=b=sim:", "--allow", USB])
+    rules = options.policy()
+    assert rules.names(ANYBODY) == ["rack1", "b"]
+    assert opened(rules, "com:port=/dev/ttyUSB7").spec == SerialSpec("/dev/ttyUSB7", 19200)
+    assert "target:name=rack1, target:name=b" in refused(rules, "sim:")
+    hidden = Options()
+    hidden.parseOptions(["-t", "tcp:port=1,hidden", "-t", "tcp:port=2"])
+    assert [way.hidden for way in hidden.endpoints] == [True, False]
+    assert opened(hidden.policy(), "sim:")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--target", "a"), "--target: 'a' is a name alone"),
+        (("--target", "a=sim:", "--target", "a=com:"), "there is a target a already"),
+        (("--target", f"a=net:port=1,key={KEY},prt=1"), "--target: column"),
+        (("--allow", "tty*"), "--allow: column 1"),
+    ],
+)
+def test_a_wrong_option(words: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        Options().parseOptions(["--listen", "tcp:0", *words])
+    assert why in str(refusal.value)
+    assert KEY not in str(refusal.value)
 
 
 # The host itself

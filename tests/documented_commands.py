@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shlex
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -27,6 +30,7 @@ __all__ = [
     "commands",
     "inline_code",
     "shell",
+    "takes_signals",
     "without_what_varies",
 ]
 
@@ -227,10 +231,18 @@ class Surroundings:
 
     def _port(self, shown: str) -> str:
         if shown not in self._ports:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._ports[shown] = str(free.getsockname()[1])
+            self._ports[shown] = str(next(port for port in iter(_some_port, 0) if _is_free(port)))
         return self._ports[shown]
+
+
+def _some_port() -> int:
+    """Not one that the system gives to others meanwhile: those begin at 32768."""
+    return random.randrange(20000, 32000)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as taken:
+        return taken.connect_ex(("127.0.0.1", port)) != 0
 
 
 _VARYING: Final = (
@@ -276,3 +288,15 @@ def shell(room: Path) -> list[str]:
         "bash",
         "-c",
     ]
+
+
+def takes_signals(process: subprocess.Popen[str]) -> bool:
+    """Whether it has ended, or its reactor runs and has taken over SIGINT and SIGTERM, in this order.
+
+    A server says that it starts its reactor a moment before that.
+    """
+    if process.poll() is not None:
+        return True
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    caught = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> signal.SIGTERM - 1 & 1)

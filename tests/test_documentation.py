@@ -20,7 +20,17 @@ from typing import Final, NamedTuple
 
 import pytest
 from background_program import BackgroundProgram
-from documented_commands import Block, Piece, Surroundings, blocks, commands, inline_code, shell, without_what_varies
+from documented_commands import (
+    Block,
+    Piece,
+    Surroundings,
+    blocks,
+    commands,
+    inline_code,
+    shell,
+    takes_signals,
+    without_what_varies,
+)
 from running_programs import KDSRV, ROOT, run_each, run_program, until
 
 from kdsrv import connection_strings
@@ -128,6 +138,7 @@ class Running(NamedTuple):
     def press_ctrl_c(self) -> None:
         if self.rule.reaches:
             self.program.wait_for(self.rule.reaches, limit=PATIENCE)
+        until(lambda: takes_signals(self.program.process), PATIENCE)
         self.program.process.send_signal(signal.SIGINT)
         status = self.program.process.wait(PATIENCE)
         if status not in (0, self.rule.status):

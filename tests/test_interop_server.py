@@ -40,7 +40,8 @@ class Lab:
         self.room = room
         self._programs = programs
         self._count = 0
-        server = self.start("twisted", "--log-format", "text", "kdsrv", "--listen", "tcp:0:interface=127.0.0.1")
+        options = ("--listen", "tcp:0:interface=127.0.0.1", "--no-password")
+        server = self.start("twisted", "--log-format", "text", "kdsrv", *options)
         self.port = server.wait_for(r"listens on 127\.0\.0\.1:(\d+)").group(1)
 
     def start(self, *words: str | Path) -> BackgroundProgram:

@@ -18,7 +18,7 @@ from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, SerialSpec, parse_kd_string
 from kdsrv.errors import ConnectionStringError, KdsrvError, SetupError, TargetError
 from kdsrv.server.patterns import parse_pattern
-from kdsrv.server.places import HostPlaces
+from kdsrv.server.places import HostPlaces, _controlling_terminal
 from kdsrv.server.policy import Device, NotAllowed, Permit, Policy, parse_target
 from kdsrv.tap import Options
 from kdsrv.transports.fifo import open_fifo_pair
@@ -341,6 +341,16 @@ def test_a_file_that_takes_the_place_of_a_fifo_is_not_written_to(
         open_fifo_pair(cast(Any, None), str(tmp_path / "vm")).send(None)
     assert len(os.listdir("/proc/self/fd")) == before
     assert precious.read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("minor", [0, 5, 255, 256, 300, 65535, 1048575])
+def test_the_kernels_way_to_write_a_terminals_number(minor: int, tmp_path: Path) -> None:
+    number = (minor & 0xFF) | 136 << 8 | (minor & ~0xFF) << 12
+    stat = tmp_path / "stat"
+    stat.write_text(f"7 (a) 9) b) S 1 7 7 {number} 7 0")
+    assert _controlling_terminal(stat) == os.makedev(136, minor)
+    stat.write_text("7 (getty) S 1 7 7 0 7 0")
+    assert _controlling_terminal(stat) is None
 
 
 def test_a_host_follows_links(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class Switchboard:
     def _hand_over(self, number: int, descriptor: Any, event: int) -> None:
         """As a reactor does: bytes before a hang-up. Whatever goes wrong concerns this descriptor only."""
         try:
-            if event & (select.EPOLLIN | select.EPOLLOUT) == 0:
+            if event & (select.EPOLLHUP | select.EPOLLERR) and not event & select.EPOLLIN:
                 descriptor.connectionLost(Failure(ConnectionLost()))
                 return
             if event & select.EPOLLIN:

@@ -63,7 +63,7 @@ def test_a_second_client_is_told_who_holds_the_target(server: Server) -> None:
         client.wait_event("ready")
         second = run_program((*KDSRV, "connect", "--tcp", "0", "-k", server.string("sim:name=held")))
         assert second.status == 1
-        assert "sim:held is held by " in second.text
+        assert "sim:name=held is held by " in second.text
         assert f"@{socket.gethostname()} from 127.0.0.1:" in second.text
         assert f"since {time.strftime('%Y-')}" in second.text
         with Debugger(client.bridge) as debugger:

@@ -129,6 +129,22 @@ class SimulatedTargetsTests(SynchronousTestCase):
         transport.close()
         self.open()
 
+    def test_names_without_end_do_not_fill_the_memory(self) -> None:
+        """Each name that a client makes up is a machine; those that nobody has open go, oldest first."""
+        _, held = self.open(SimSpec(name="held"))
+        self.advance(1.0)
+        for number in range(200):
+            transport, _ = self.open(SimSpec(name=f"made-up-{number}"))
+            transport.close()
+        assert self.targets["made-up-199"].target
+        assert self.targets["made-up-136"].target
+        for gone in ("made-up-0", "made-up-135"):
+            with pytest.raises(KeyError):
+                self.targets[gone]
+        held.send(Manipulate.get_version())
+        self.clock.advance(0)
+        assert held.packets[-1].type == PacketType.STATE_MANIPULATE
+
     def test_a_spec_that_cannot_be_is_refused(self) -> None:
         self.failureResultOf(self.targets.open(SimSpec(cpus=0)), SetupError)
         with pytest.raises(KeyError):

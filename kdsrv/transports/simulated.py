@@ -20,6 +20,8 @@ from kdsrv.transports.transport import Receiver, Transport
 __all__ = ["LiveTarget", "SimulatedTargets", "SimulatedTransport"]
 
 _BITS_PER_BYTE: Final = 10
+_MOST_ALONE: Final = 64
+"""Targets that live on while nobody has them open. Names are the clients' choice, and each target takes a megabyte."""
 
 
 class LiveTarget:
@@ -124,7 +126,7 @@ class SimulatedTargets:
     """The simulated targets of one process by name.
 
     A target is made when it is first opened and lives on when its transport is closed, so the next one to open it finds
-    it as it was.
+    it as it was. Of those that nobody has open the oldest go when there are more than 64.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -145,6 +147,7 @@ class SimulatedTargets:
             if live is None:
                 options = SimOptions(state=spec.state, cpus=spec.cpus, read_cap=spec.read_cap)
                 target = SimulatedTarget(options, self._clock.seconds())
+                self._make_room()
                 live = self._live[spec.name] = LiveTarget(self._clock, target, rates, spec.seed)
             elif live.is_heard:
                 return fail(TargetError(target=f"simulated target {spec.name}", why="it is in use already"))
@@ -154,6 +157,11 @@ class SimulatedTargets:
             return fail(SetupError(why=str(error)))
         byte_time = _BITS_PER_BYTE / spec.baud if spec.baud else 0.0
         return succeed(SimulatedTransport(self._clock, live, f"simulated target {spec.name}", byte_time))
+
+    def _make_room(self) -> None:
+        alone = [name for name, live in self._live.items() if not live.is_heard]
+        for name in alone[: max(0, len(alone) - _MOST_ALONE + 1)]:
+            self._live.pop(name).stop()
 
     def stop(self) -> None:
         """End all targets, leaving no timer in the clock."""

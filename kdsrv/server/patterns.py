@@ -8,6 +8,8 @@ anything, and ``,*`` at its end says that aloud. ``*`` alone matches every strin
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Final
@@ -20,6 +22,8 @@ from kdsrv.connection_strings.masking import SECRET_NAMES
 __all__ = ["Pattern", "parse_pattern"]
 
 _EXAMPLE: Final = "com:port=/dev/ttyUSB*,*"
+_OF_ADDRESSES: Final = re.compile(r"[0-9.*?!\[\]-]*[0-9][0-9.*?!\[\]-]*")
+"""A glob for hosts in which all that is no wildcard is of an address."""
 _SET: Final = "yes"
 """The value of a flag that is given."""
 
@@ -37,7 +41,9 @@ class Pattern:
         if self.kind is None:
             return True
         facts = _facts(spec)
-        return type(spec) is self.kind and all(fnmatchcase(facts[name], glob) for name, glob in self.globs)
+        if type(spec) is not self.kind or not all(fnmatchcase(facts[name], glob) for name, glob in self.globs):
+            return False
+        return not isinstance(spec, TcpSerialSpec) or _is_meant(spec.host, dict(self.globs).get("port", "*"))
 
 
 def parse_pattern(text: str) -> Pattern:
@@ -60,6 +66,17 @@ def parse_pattern(text: str) -> Pattern:
         glob = _SET if parameter.value is None else parameter.value
         globs.append((known[parameter.name], glob.lower() if kind is TcpSerialSpec else glob))
     return Pattern(text, kind, tuple(globs))
+
+
+def _is_meant(host: str, glob: str) -> bool:
+    """Whether a host that the glob matches may be meant: ``10.0.0.*`` means addresses, not ``10.0.0.evil.example``."""
+    if host.lower() == glob or not _OF_ADDRESSES.fullmatch(glob):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _without_star(text: str) -> str:

@@ -8,7 +8,7 @@ from kdsrv.errors import LinkLost
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.manipulate import Manipulate
-from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, SYNC, Packet, PacketType, encode_control
+from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, SYNC, Packet, PacketType, encode_control, encode_data
 from kdsrv.kd.statuses import Status as NtStatus
 from kdsrv.sessions.status import Interrupted, Running
 from kdsrv.sim.kernel import KERNEL_BASE
@@ -101,6 +101,22 @@ def test_a_second_debugger_is_refused(bench: BridgeBench) -> None:
     first.reset()
     assert first.take() == [STOP]
     assert second.line.take() == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_a_web_page_reaches_no_target(bench: BridgeBench, method: str) -> None:
+    """A page chooses the body of what a browser sends to a port of loopback, and a packet in there would be taken."""
+    browser = bench.come()
+    request = encode_data(PacketType.STATE_MANIPULATE, INITIAL_ID, read(1).encode())
+    head = f"{method} / HTTP/1.1\r\nHost: 127.0.0.1:5001\r\n\r\n".encode()
+    bench.bridge.bytes_received(head + request)
+    assert bench.session.asked == []
+    assert bench.session.break_ins == 0
+    assert browser.line.closed
+    assert bench.bridge.debugger is None
+    debugger = bench.come()
+    debugger.reset()
+    assert debugger.take() == [STOP]
 
 
 def test_a_debugger_leaves_and_another_comes(bench: BridgeBench) -> None:

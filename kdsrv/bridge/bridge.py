@@ -7,6 +7,9 @@ A debugger that comes, comes back, or sends RESET has lost the thread: the sessi
 and state changes that come before the echo of it are to somebody else's requests and go no further. What waits for an
 answer (a stop, a prompt) is held until the debugger says its first word, also when a debugger before it left without
 answering; file requests of a booting target, which would wait with it, are refused as a debugger refuses them.
+
+A web page can make its reader's browser send what it likes to a port of loopback, but not without a request line in
+front. So a line that begins with one is closed, before a packet behind it is taken for a debugger's.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from kdsrv.bridge.accommodation import Accommodation
-from kdsrv.errors import KdsrvError, TargetError
+from kdsrv.errors import KdsrvError, LinkLost, TargetError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.layout import PayloadError
@@ -34,6 +37,7 @@ __all__ = ["Bridge", "BridgeObserver"]
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
 _QUESTIONS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
 _FOR_OLD_REQUESTS: Final = _STOPS | {MANIPULATE}
+_REQUEST_LINES: Final = tuple(f"{method} ".encode() for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"))
 
 
 class BridgeObserver(Protocol):
@@ -108,6 +112,9 @@ class Bridge:
     # What the debugger's line brings
 
     def bytes_received(self, data: bytes) -> int:
+        if not self._talking and data.startswith(_REQUEST_LINES):
+            self._turn_browser_away()
+            return 0
         return self._driver.bytes_received(data)
 
     def transport_interrupted(self, why: str) -> None:
@@ -130,6 +137,12 @@ class Bridge:
             self._held = announced
         if line is not None:
             self._observer.debugger_left(line.description)
+
+    def _turn_browser_away(self) -> None:
+        line = self._line
+        if line is not None:
+            line.close()
+            self.transport_lost(LinkLost(target=line.description, why="a web browser, and no debugger, is there"))
 
     # What the session brings
 

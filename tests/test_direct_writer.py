@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from typing import Any
 
 from transport_rigs import until
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
 from zope.interface import implementer
 
-from kdsrv.direct_writer import DirectWriter
+from kdsrv.direct_writer import DirectWriter, set_up_tcp
 
 
 class Server(Protocol):
@@ -31,6 +32,16 @@ class Server(Protocol):
     @override
     def connectionLost(self, reason: Any = None) -> None:
         self.lost = True
+
+
+class _OnTop:
+    """A transport on top of another, as TLS is: it passes settings on, and its handle is no socket."""
+
+    def __init__(self, transport: Any) -> None:
+        self.transport = transport
+        self.setTcpNoDelay = transport.setTcpNoDelay
+        self.setTcpKeepAlive = transport.setTcpKeepAlive
+        self.getHandle = object
 
 
 class DirectWriterTests(TestCase):
@@ -55,6 +66,19 @@ class DirectWriterTests(TestCase):
         if not server.lost:
             server.transport.abortConnection()
         await until(lambda: server.lost)
+
+    async def test_a_connection_is_set_up_for_one_word_and_for_much_at_a_time(self) -> None:
+        server, peer = await self.connected()
+        end: Any = server.transport.getHandle()
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        before = end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        set_up_tcp(_OnTop(server.transport))
+        assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if sys.platform == "linux":
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > before
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        await self.end(server, peer)
 
     async def test_bytes_leave_in_the_same_turn(self) -> None:
         server, peer = await self.connected()

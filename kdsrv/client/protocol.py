@@ -21,7 +21,7 @@ from kdsrv import __version__
 from kdsrv.alarm import Alarm
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.admission import Admission
-from kdsrv.direct_writer import DirectWriter
+from kdsrv.direct_writer import DirectWriter, set_up_tcp
 from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.packets import Packet, PacketType
@@ -143,9 +143,7 @@ class ClientProtocol(Protocol):
     @override
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        if hasattr(transport, "setTcpNoDelay"):
-            transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
+        set_up_tcp(transport)
         self._writer = DirectWriter(transport, _nothing_waits)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + ANSWER_LIMIT)

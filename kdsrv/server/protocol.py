@@ -31,7 +31,7 @@ from kdsrv.auth.door import Door
 from kdsrv.auth.passwords import RandomBytes
 from kdsrv.auth.users import User, UserBook
 from kdsrv.connection_strings import parse_kd_string
-from kdsrv.direct_writer import DirectWriter
+from kdsrv.direct_writer import DirectWriter, set_up_tcp
 from kdsrv.errors import ConnectionStringError, KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
 from kdsrv.server.questions import NoAnswers, Questions
@@ -120,9 +120,7 @@ class KdsrvServerProtocol(Protocol):
     @override
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        if hasattr(transport, "setTcpNoDelay"):
-            transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
+        set_up_tcp(transport)
         self._writer = DirectWriter(transport, self._drained)
         self._heard_at = self._clock.seconds()
         self._factory.connected(self)

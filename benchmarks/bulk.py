@@ -40,6 +40,7 @@ async def main(reactor: Any, string: str) -> None:
     """Reads once when told so; the result counts in reads of 3944 bytes, to be compared with debugger.c's."""
     expected = _expected()
     target = await _opened(reactor, string)
+    await target.wait_for_stop()
     await _say("ready")
     began = time.monotonic()
     data = await target.read_virtual(ADDRESS, SIZE)

@@ -93,7 +93,9 @@ class Session:
         self.link = HostLink(byte_time=transport.byte_time, resets=max_resets)
         self.orphans = 0
         self._clock = clock
-        self._driver = LinkDriver(clock, self.link, self._on_event, self._write, acks)
+        # on a line where bytes take time, an ACK that waits for a request makes that later by its own length
+        held = None if transport.byte_time else acks
+        self._driver = LinkDriver(clock, self.link, self._on_event, self._write, held)
         self._looks = Alarm(clock, self._look)
         self._looked = 0
         self._requests: deque[bytes] = deque()

@@ -25,7 +25,16 @@ def test_the_line_of_a_user() -> None:
     assert f"kim:read-only:vm1,vm2:scram-sha-256$60000${keys}" == LINE
 
 
-@pytest.mark.parametrize("user", [KIM, User("a"), User("x.y_z@lab-1", Role.FULL, ()), User("b", Role.READ_ONLY, None)])
+@pytest.mark.parametrize(
+    "user",
+    [
+        KIM,
+        User("a"),
+        User("x.y_z@lab-1", Role.FULL, ()),
+        User("b", Role.READ_ONLY, None),
+        User("c", Role.FULL, ("rack*", "?m1")),
+    ],
+)
 def test_a_line_gives_the_user_back(user: User) -> None:
     assert read_users(user_line(user, VERIFIER)) == {user.name: Entry(user, VERIFIER)}
 

@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_TARGET: Final = re.compile(r"(?!\*$)[A-Za-z0-9*?][A-Za-z0-9._@*?-]{0,63}")
+"""The name of a target, or a pattern of such names."""
 _SCHEME: Final = "scram-sha-256"
 _ALL_TARGETS: Final = "*"
 
@@ -59,7 +61,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who has come in. ``targets`` are the published targets they may open; None: no limit."""
+    """Somebody who has come in. ``targets`` are the published targets they may open, by name or by a pattern with ``*``
+    and ``?`` in it; None: no limit."""
 
     name: str
     role: Role = Role.FULL
@@ -161,8 +164,8 @@ def _read_line(line: str) -> Entry:
     if role not in tuple(Role):
         raise ValueError(f"the role is not one of {', '.join(Role)}")
     allowed = None if targets == _ALL_TARGETS else tuple(name for name in targets.split(",") if name)
-    if allowed is not None and not all(map(_NAME.fullmatch, allowed)):
-        raise ValueError(f"the targets are neither {_ALL_TARGETS} nor names with , between them")
+    if allowed is not None and not all(map(_TARGET.fullmatch, allowed)):
+        raise ValueError(f"the targets are neither {_ALL_TARGETS} nor names or patterns with , between them")
     return Entry(User(name, Role(role), allowed), _read_verifier(verifier))
 
 
@@ -181,8 +184,9 @@ def _read_verifier(text: str) -> Verifier:
 
 
 def _checked_target(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise SetupError(why=f"{name!r} is not the name of a target: up to 64 letters, digits and any of . _ @ -")
+    if not _TARGET.fullmatch(name):
+        what = "up to 64 letters, digits and any of . _ @ -, with * and ? for several names"
+        raise SetupError(why=f"{name!r} is not the name of a target: {what}")
     return name
 
 

@@ -34,7 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what the user may do; full if left out",
     )
     parser.add_argument(
-        "--target", metavar="NAME", action="append", help="a published target that the user may open; all if left out"
+        "--target",
+        metavar="NAME",
+        action="append",
+        help="a published target that the user may open, or several: 'rack*'; all if left out",
     )
     parser.add_argument(
         "--check", metavar="FILE", type=Path, help="make nothing: see whether the password is that of NAME in FILE"

@@ -143,6 +143,8 @@ def test_a_session_from_beginning_to_end() -> None:
         (*TWIST, "-t", f"tcp:prt=1,password={SECRET}"),
         (*TWIST, "--listen", f"tcp:x:password={SECRET}"),
         (*TWIST, "--listen", f"tcp:0:password={SECRET}", "--no-password"),
+        (*TWIST, "--listen", f"tcp:1,password={SECRET}"),
+        (*TWIST, "--connect", f"tcp:desk:1:Password={SECRET}"),
         (*TWIST, f"tcp:port=1,password={SECRET}"),
         (*TWIST, "-t", f"tcp:port=1,password={SECRET}", "--connect", f"carrier:password={SECRET}"),
         (*TWISTD, "-n", "kdsrv", "-t", f"tcp:port=0,password={SECRET}"),

@@ -27,6 +27,7 @@ __all__ = ["Guarded", "Keys", "take_password", "transport_of"]
 Way = TypeVar("Way")
 
 _PASSWORD: Final = re.compile(r":password=((?:\\.|[^:\\])*)", re.DOTALL)
+_ASTRAY: Final = re.compile(r"password\s*=", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,18 @@ class Guarded(Generic[Way]):
 
 
 def take_password(text: str) -> tuple[str, str | None]:
-    """A Twisted endpoint string without its ``:password=``, and that password; SetupError if it is empty or twice."""
+    """A Twisted endpoint string without its ``:password=``, and that password; SetupError if it is empty or twice, or
+    where it is none, for then everything that is said of the string later would show it."""
+    rest = _PASSWORD.sub("", text)
+    if _ASTRAY.search(rest):
+        raise SetupError(why="write the password as :password=PASSWORD, as in tcp:1234:password=PASSWORD")
     found = _PASSWORD.findall(text)
     if not found:
         return text, None
     password = re.sub(r"\\(.)", r"\1", found[0])
     if len(found) > 1 or not password:
         raise SetupError(why="password= is empty" if not password else "password= is in it twice")
-    return _PASSWORD.sub("", text), password
+    return rest, password
 
 
 def transport_of(text: str) -> str:

@@ -759,6 +759,9 @@ class OpenerTests(SynchronousTestCase):
             (SerialSpec(port=r"\\.\COM2"), SerialSpec(port="/dev/ttyS1")),
             (PipeSpec(path=f"{folder}/./vm"), PipeSpec(path=f"{folder}/vm", reconnect=True)),
             (TcpSerialSpec(host="Lab", port=5), TcpSerialSpec(host="lab", port=5)),
+            (TcpSerialSpec(host="LocalHost", port=5), TcpSerialSpec(host="127.0.0.1", port=5)),
+            (TcpSerialSpec(host="::1", port=6), TcpSerialSpec(host="localhost", port=6)),
+            (TcpSerialSpec(host="fe80::1", port=5), TcpSerialSpec(host="FE80:0::1", port=5)),
             (SimSpec(name="a"), SimSpec(name="a", cpus=4)),
         ]
         for one, other in same:

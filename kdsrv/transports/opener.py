@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -89,15 +90,25 @@ class Opener:
 
 
 def target_key(spec: KdSpec) -> str:
-    """Names the device behind ``spec``: two strings for the same device give the same key."""
+    """Names the device behind ``spec``: two strings for the same device give the same key, as far as can be told
+    without asking for the addresses of names."""
     match spec:
         case SerialSpec():
             return f"serial:{os.path.realpath(device_path(spec.port or _PORT))}"
         case PipeSpec():
             return f"pipe:{os.path.realpath(spec.path)}"
         case TcpSerialSpec():
-            return f"tcp:{spec.host.lower()}:{spec.port}"
+            return f"tcp:{_host_key(spec.host)}:{spec.port}"
         case SimSpec():
             return f"sim:{spec.name}"
         case _:
             return str(spec)
+
+
+def _host_key(host: str) -> str:
+    """One spelling for each address, and one for both loopbacks: what listens on one port of them is one device."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower()
+    return "localhost" if str(address) in ("127.0.0.1", "::1") else str(address)

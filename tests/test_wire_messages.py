@@ -218,3 +218,7 @@ def test_the_longest_message_fits_a_frame() -> None:
     worst = "\N{GRINNING FACE}" * MAX_TEXT
     message = Attached(worst, worst, UnknownStatus(worst, worst))
     assert len(encode(message)) < 65536
+
+
+def test_a_key_is_in_no_repr() -> None:
+    assert "1.2.3.4" not in repr(Attach("net:port=50000,key=1.2.3.4", "me"))

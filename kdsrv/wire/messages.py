@@ -202,7 +202,7 @@ class Attach(Message):
     """The client asks for a target. ``trans`` is a kd-string and may hold secrets: it is not for logs."""
 
     type = "attach"
-    trans: str | None
+    trans: str | None = field(repr=False)
     client: str
 
     def members(self) -> dict[str, object]:

@@ -139,7 +139,7 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
                 if is_reverse(spec):
                     where = destination_of_spec(reactor, spec, certificates=certificates)
                     book = self.entry_keys.book_for(spec.password)
-                    self.destinations.append(Guarded(where, book, spec.transport))
+                    self.destinations.append(Guarded(where, book, spec.transport, spec.hidden))
                 else:
                     endpoint = endpoint_of_spec(
                         reactor, spec, open_to_all=True, certificates=certificates, pipes=self.pipe_dir

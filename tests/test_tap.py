@@ -63,6 +63,12 @@ def fits(book: UserBook | None, password: str, user: str = "") -> bool:
     return found is not None and verifier.fits(password)
 
 
+def test_what_is_hidden_gives_no_listing_whoever_dials() -> None:
+    options = parsed("-t", "tcp:port=0,hidden", "-t", "tcp:port=6,clicon=desk,hidden", "-t", "tcp:port=7,clicon=desk")
+    assert [way.hidden for way in options.endpoints] == [True]
+    assert [way.hidden for way in options.destinations] == [True, False]
+
+
 def test_a_password_is_made_if_none_is_given() -> None:
     options = parsed("--listen", "tcp:0", "-t", "tcp:port=1", "--connect", "tcp:desk:5000")
     made = options.entry_keys.made

@@ -329,7 +329,7 @@ class _Target:
 def test_a_daemon_that_cannot_start_says_why(tmp_path: Path) -> None:
     with fake_server(b"") as busy:
         own = ("--pidfile", str(tmp_path / "pid"), "--logfile", str(tmp_path / "log"))
-        ended = run_program((*TWISTD, *own, "kdsrv", "--listen", f"tcp:{busy}"))
+        ended = run_program((*TWISTD, *own, "kdsrv", "--listen", f"tcp:{busy}:interface=127.0.0.1"))
     assert ended.status == 1
     assert f"127.0.0.1:{busy}: Address already in use" in ended.text
     assert "Address already in use" in (tmp_path / "log").read_text()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from OpenSSL import SSL
 from tls_rig import End, Lab, issue, server_tls
+from transport_rigs import until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -116,6 +117,7 @@ class Handshakes(TlsCase):
 
         factory._make = Asking
         assert "version" in await deferToThread(self.stdlib_client, port)
+        await until(lambda: asked)
         (error,) = asked
         assert "has not agreed on TLS 1.3 and kdsrv/1" in str(error)
 

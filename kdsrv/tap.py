@@ -239,7 +239,7 @@ def _start() -> Iterator[None]:
 
 def _shown(address: Any) -> str:
     host, name = getattr(address, "host", None), getattr(address, "name", None)
-    if host is not None:
+    if host is not None and hasattr(address, "port"):
         return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
     return os.fsdecode(name) if name is not None else str(address)
 

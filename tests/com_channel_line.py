@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from kdsrv.com_channel.cable import BITS_PER_BYTE, Cable
-from kdsrv.com_channel.channels import Arrived, Closed, Event, Lost, Opened, Readable, State, Stream, Writable
+from kdsrv.com_channel.stream import Arrived, Closed, Event, Lost, Opened, Readable, State, Stream, Writable
 
 __all__ = ["BAUD", "Faults", "Rig", "User"]
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdsrv.com_channel.cable import SILENCE_LIMIT, VERSION, Cable
-from kdsrv.com_channel.channels import CREDIT, HIGH_WATER, State
+from kdsrv.com_channel.channels import HIGH_WATER
 from kdsrv.com_channel.frames import Frame, FrameKind, FrameReader, encode
+from kdsrv.com_channel.stream import CREDIT, State
 from kdsrv.errors import SetupError
 
 LINE_RATE = BAUD / 10
@@ -49,24 +50,24 @@ def test_open_talk_and_close() -> None:
     assert again.state == "open"
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1 << 32),
     faults=st.builds(
         Faults,
-        loss=st.sampled_from([0, 0.0005, 0.002]),
-        damage=st.sampled_from([0, 0.0005, 0.002]),
-        duplicate=st.sampled_from([0, 0.001]),
+        loss=st.sampled_from([0, 0.0003, 0.001]),
+        damage=st.sampled_from([0, 0.0003, 0.001]),
+        duplicate=st.sampled_from([0, 0.0005]),
         delay=st.sampled_from([0.0, 0.01, 0.1]),
-        largest_piece=st.sampled_from([1, 16, 2000]),
+        largest_piece=st.sampled_from([8, 64, 2000]),
     ),
-    sizes=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9000)), min_size=1, max_size=5),
+    sizes=st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 6000)), min_size=1, max_size=5),
 )
 def test_every_byte_comes_once_and_in_order(seed: int, faults: Faults, sizes: list[tuple[int, int]]) -> None:
     """Several channels, both directions, streams closed by either end while the others go on."""
     rig = Rig(seed, faults)
     rig.lab.cable.channels.listening.update(range(len(sizes)))
-    desks = [rig.desk.open(number, 60) for number in range(len(sizes))]
+    desks = [rig.desk.open(number, 600) for number in range(len(sizes))]
     random = Random(seed)
     data = [(random.randbytes(out), random.randbytes(back)) for out, back in sizes]
 
@@ -128,7 +129,7 @@ def test_a_noisy_line_is_slower_but_not_by_much() -> None:
         feed(rig, 0, desk, data)
         return len(lab.got) == len(data)
 
-    assert len(data) / rig.until(done) >= 0.35 * LINE_RATE
+    assert len(data) / rig.until(done) >= 0.4 * LINE_RATE
 
 
 def test_channels_share_fairly_and_a_small_question_does_not_wait() -> None:

@@ -26,6 +26,8 @@ RINGS = {
     "kdsrv.client": TWISTED,
     "kdsrv.com_channel": PURE,
     "kdsrv.com_channel.endpoints": TWISTED,
+    "kdsrv.com_channel.ports": TWISTED,
+    "kdsrv.com_channel.transport": TWISTED,
     "kdsrv.commands": OUTSIDE,
     "kdsrv.connection_strings": PURE,
     "kdsrv.direct_writer": TWISTED,

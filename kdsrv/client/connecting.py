@@ -25,8 +25,10 @@ from typing_extensions import override
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.listening import AwaitedServer, Notice
 from kdsrv.client.protocol import ClientProtocol
+from kdsrv.com_channel.endpoints import ComClientEndpoint
+from kdsrv.com_channel.ports import Cables
 from kdsrv.connection_strings import KdsrvSpec, SslClientSpec, TcpClientSpec
-from kdsrv.connection_strings.remoting import ClientSpec, NpipeClientSpec, SpipeClientSpec
+from kdsrv.connection_strings.remoting import ClientSpec, ComClientSpec, NpipeClientSpec, SpipeClientSpec
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.local_pipes import local_pipe_client, pipe_directory
 from kdsrv.tls.contexts import ClientTls
@@ -170,6 +172,9 @@ def endpoint_of_client_spec(
         pipes = pipe_directory(os.environ, os.geteuid())
         endpoint = local_pipe_client(reactor, spec.server, spec.pipe, pipes, socket.gethostname())
         address = f"pipe {spec.pipe}"
+    elif isinstance(spec, ComClientSpec):
+        endpoint = ComClientEndpoint(Cables.of(reactor), spec.port, spec.baud, spec.channel)
+        address = f"channel {spec.channel} of {spec.port}"
     else:
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:server=HOST,port=N")
     return endpoint if tls is None else tls_client_endpoint(reactor, endpoint, tls), address

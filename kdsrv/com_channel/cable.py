@@ -212,10 +212,11 @@ class Cable:
         self._outgoing.acknowledged(frame.acknowledge, gap=frame.gap, now=now)
         if frame.ping:
             self._incoming.must_tell = True
-        if frame.kind < FrameKind.OPEN or not self._incoming.take(frame.sequence):
+        if frame.kind < FrameKind.OPEN:
             return
         try:
-            self.channels.take(_record(frame))
+            for record in self._incoming.take(frame.sequence, _record(frame)):
+                self.channels.take(record)
         except PeerError as error:
             self._end_session(str(error))
 
@@ -272,7 +273,7 @@ class Cable:
         if not self._up:
             return False
         outgoing = self._outgoing
-        records = outgoing.must_repeat or (outgoing.has_room and self.channels.has_records)
+        records = outgoing.must_send or (outgoing.has_room and self.channels.has_records)
         return records or self._ping or self._incoming.must_tell
 
     def _next_frame(self, now: float) -> Frame | None:
@@ -281,12 +282,12 @@ class Cable:
         if not self._up:
             return None
         outgoing, incoming = self._outgoing, self._incoming
-        if not outgoing.must_repeat and outgoing.has_room:
+        if not outgoing.must_send and outgoing.has_room:
             record = self.channels.next_record()
             if record is not None:
                 outgoing.add(record)
         kind, number, body = int(FrameKind.STATE), 0, b""
-        if outgoing.must_repeat:
+        if outgoing.must_send:
             size = len(outgoing.upcoming.payload) + OVERHEAD
             number, record = outgoing.send(max(self._free_at, now) + size * self._byte_time)
             kind, body = record.kind, bytes((record.channel,)) + record.payload

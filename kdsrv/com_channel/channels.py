@@ -27,34 +27,16 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
 from kdsrv.com_channel.frames import FrameKind
 from kdsrv.com_channel.sequence import Record
+from kdsrv.com_channel.stream import CREDIT, Arrived, Closed, Event, Lost, Opened, Readable, State, Stream, Writable
 from kdsrv.errors import PeerError, SetupError
 
-__all__ = [
-    "CREDIT",
-    "HIGH_WATER",
-    "MAX_CHANNEL",
-    "Arrived",
-    "Channels",
-    "Closed",
-    "Event",
-    "Lost",
-    "Opened",
-    "Readable",
-    "State",
-    "Stream",
-    "Writable",
-]
+__all__ = ["HIGH_WATER", "MAX_CHANNEL", "Channels"]
 
 MAX_CHANNEL: Final = 254
-
-CREDIT: Final = 16384
-"""Bytes that may be under way to a stream's reader, or be kept for one who does not read."""
 
 HIGH_WATER: Final = 4096
 """Unsent bytes of a stream from which on its writer is to wait."""
@@ -67,76 +49,6 @@ _U32: Final = struct.Struct("<I")
 _CLEAN: Final = b"\0"
 _ABORT: Final = b"\1"
 _REFUSALS: Final = {b"\0": "nobody listens on it", b"\1": "it is in use"}
-
-
-class State(Enum):
-    """Where a stream is; see the table."""
-
-    OPENING = auto()
-    OPEN = auto()
-    CLOSING = auto()
-    ENDED = auto()
-    READING = auto()
-    FREE = auto()
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """One stream of a channel, to be handed to `Channels`. ``deadline``: until when it waits to be accepted."""
-
-    number: int
-    state: State
-    deadline: float = 0.0
-    is_asked: bool = False
-    is_gone: bool = False
-    is_full: bool = False
-    is_ready: bool = False
-    unsent: bytearray = field(default_factory=bytearray)
-    unread: bytearray = field(default_factory=bytearray)
-    credit: int = 0
-    allowance: int = CREDIT
-    taken: int = 0
-    successor: Stream | None = None
-
-
-class Opened(NamedTuple):
-    """The other end accepted a stream."""
-
-    stream: Stream
-
-
-class Arrived(NamedTuple):
-    """The other end opened a stream on a channel that is listened on."""
-
-    stream: Stream
-
-
-class Readable(NamedTuple):
-    """There is something to read where there was nothing."""
-
-    stream: Stream
-
-
-class Writable(NamedTuple):
-    """The writer, who had to wait, may go on."""
-
-    stream: Stream
-
-
-class Closed(NamedTuple):
-    """The stream has ended, and everything before its end has come to the one who did not end it."""
-
-    stream: Stream
-
-
-class Lost(NamedTuple):
-    """The stream was not accepted, was aborted, or its cable failed."""
-
-    stream: Stream
-    why: str
-
-
-Event: TypeAlias = Opened | Arrived | Readable | Writable | Closed | Lost
 
 
 class Channels:

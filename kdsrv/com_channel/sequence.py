@@ -1,13 +1,14 @@
 """One direction of the cable made reliable: records are numbered, acknowledged together, and sent again when missing.
 
-The sender keeps what is not acknowledged, up to `WINDOW` records, and goes back to the first of them when
+The receiver gives records on in order, and keeps those that come early until the gap before them is filled. It
+acknowledges everything before the first gap, and tells a gap once.
 
-* the receiver says that there is a gap, or
-* nothing was acknowledged for a while: time for the line to carry the answer, doubled with each try in a row.
+The sender keeps what is not acknowledged, up to `WINDOW` records. It sends the first of them again
 
-The receiver takes only the record that comes next. One that is too late is acknowledged again; one that is too early
-means a gap, which is told once. If a number comes that is not above the one before, the sender has gone back, and a
-gap that is still there is told again.
+* when a gap is told: that one alone, and goes on with new records,
+* when nothing was acknowledged for a while (time for the line to carry the answer, doubled with each try in a row):
+  that one at first, then twice as many with each acknowledgement that comes, for all may be missing. New records wait
+  until that is over.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ WINDOW: Final = 32
 """Records under way in one direction."""
 
 _MODULO: Final = 1 << 16
-_LONGEST_WAIT: Final = 3.0
+_LONGEST_WAIT: Final = 1.5
 _MOST_DOUBLED: Final = 5
 
 
@@ -50,6 +51,8 @@ class Outgoing:
         self._kept: deque[_Sent] = deque()
         self._first = 0
         self._cursor = 0
+        self._burst = WINDOW
+        self._is_gap = False
         self._tries = 0
         self._progress_at = 0.0
 
@@ -59,16 +62,16 @@ class Outgoing:
     @property
     def has_room(self) -> bool:
         """Whether one more record may be under way."""
-        return len(self._kept) < WINDOW
+        return self._cursor == len(self._kept) < WINDOW
 
     @property
-    def must_repeat(self) -> bool:
-        """Whether records wait to be sent that were sent before."""
-        return self._cursor < len(self._kept)
+    def must_send(self) -> bool:
+        """Whether there is a record to be sent, or sent again, now."""
+        return self._is_gap or self._cursor < min(self._burst, len(self._kept))
 
     @property
     def deadline(self) -> float | None:
-        """When to go back if nothing is acknowledged; None while all is well or is being sent again."""
+        """When to send again if nothing is acknowledged."""
         if not self._kept or self._cursor == 0:
             return None
         wait = min(self._patience * (1 << self._tries), max(_LONGEST_WAIT, self._patience))
@@ -77,24 +80,26 @@ class Outgoing:
     @property
     def upcoming(self) -> Record:
         """The record that `send` would send."""
-        return self._kept[self._cursor].record
+        return self._kept[0 if self._is_gap else self._cursor].record
 
     def add(self, record: Record) -> None:
-        """One more record; it has to be sent before anything else is added."""
+        """One more record, if there is room."""
         self._kept.append(_Sent(record))
 
     def send(self, gone_at: float) -> tuple[int, Record]:
-        """The next record to be sent and its number; the line will have carried it at ``gone_at``."""
-        sent = self._kept[self._cursor]
+        """The record to be sent and its number; the line will have carried it at ``gone_at``."""
+        index = 0 if self._is_gap else self._cursor
+        self._is_gap = False
+        if index == self._cursor:
+            self._cursor += 1
+        sent = self._kept[index]
         self.repeats += sent.times > 0
         sent.times += 1
         sent.gone_at = gone_at
-        number = (self._first + self._cursor) % _MODULO
-        self._cursor += 1
-        return number, sent.record
+        return (self._first + index) % _MODULO, sent.record
 
     def acknowledged(self, number: int, *, gap: bool, now: float) -> None:
-        """The other end has everything before ``number``; with ``gap`` it misses that one and got later ones."""
+        """The other end has everything before ``number``; with ``gap`` it misses that one and has later ones."""
         count = (number - self._first) % _MODULO
         if count > len(self._kept):
             return
@@ -105,43 +110,47 @@ class Outgoing:
         self._cursor = max(0, self._cursor - count)
         if count:
             self._progress_at = now
-        if gap:
-            self._cursor = 0
+            self._burst = min(self._burst * 2, WINDOW)
+            self._is_gap = False
+        if gap and self._kept:
+            self._is_gap = True
 
     def expire(self, now: float) -> None:
-        """Go back if the deadline has come."""
+        """Send again if the deadline has come."""
         deadline = self.deadline
         if deadline is not None and now >= deadline:
             self._cursor = 0
+            self._burst = 1
             self._tries = min(self._tries + 1, _MOST_DOUBLED)
 
 
 class Incoming:
-    """Which record of the other end comes next, and whether that has to be told."""
+    """Which record of the other end comes next, those that came before it, and whether that has to be told."""
 
     def __init__(self) -> None:
         self.expected = 0
         self.must_tell = False
         self.gap = False
         self.duplicates = 0
-        self._early: int | None = None
+        self._early: dict[int, Record] = {}
+        self._gap_told: int | None = None
 
-    def take(self, number: int) -> bool:
-        """Whether this is the record to take now."""
+    def take(self, number: int, record: Record) -> list[Record]:
+        """A record came; those that may be given on now, in order."""
         self.must_tell = True
         distance = (number - self.expected) % _MODULO
-        if distance == 0:
-            self.expected = (number + 1) % _MODULO
-            self._early = None
-            self.gap = False
-            return True
-        if distance >= WINDOW:
+        if distance >= WINDOW or number in self._early:
             self.duplicates += 1
-            return False
-        if self._early is None or distance <= self._early:
-            self.gap = True
-        self._early = distance
-        return False
+            return []
+        self._early[number] = record
+        complete = []
+        while (following := self._early.pop(self.expected, None)) is not None:
+            complete.append(following)
+            self.expected = (self.expected + 1) % _MODULO
+        self.gap = bool(self._early) and (self.gap or self._gap_told != self.expected)
+        if self.gap:
+            self._gap_told = self.expected
+        return complete
 
     def told(self) -> None:
         """A frame with ``expected`` and ``gap`` has gone."""

@@ -18,8 +18,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
+from kdsrv.com_channel.endpoints import ComServerEndpoint
+from kdsrv.com_channel.ports import Cables
 from kdsrv.connection_strings import PortRange, SslServerSpec, TcpServerSpec
-from kdsrv.connection_strings.remoting import NpipeServerSpec, ServerSpec, SpipeServerSpec
+from kdsrv.connection_strings.remoting import ComServerSpec, NpipeServerSpec, ServerSpec, SpipeServerSpec
 from kdsrv.errors import SetupError
 from kdsrv.local_pipes import LocalPipe, pipe_directory
 from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
@@ -76,6 +78,8 @@ def endpoint_of_spec(
         endpoint = FirstFreePort(reactor, spec.ports, "" if open_to_all else LOOPBACK)
     elif isinstance(spec, NpipeServerSpec | SpipeServerSpec):
         endpoint = LocalPipe(reactor, spec.pipe, pipes or pipe_directory(os.environ, os.geteuid()))
+    elif isinstance(spec, ComServerSpec):
+        endpoint = ComServerEndpoint(Cables.of(reactor), spec.port, spec.baud, spec.channel)
     else:
         raise SetupError(why=f"{spec.transport}: is not offered by this version of kdsrv; write tcp:port=1234")
     if isinstance(spec, SslServerSpec | SpipeServerSpec):

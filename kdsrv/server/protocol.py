@@ -473,4 +473,6 @@ def _peer_name(address: Any) -> str:
     host, port = getattr(address, "host", None), getattr(address, "port", None)
     if host is None:
         return "a local program"
+    if port is None:
+        return str(address)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

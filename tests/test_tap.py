@@ -64,7 +64,7 @@ def fits(book: UserBook | None, password: str, user: str = "") -> bool:
 
 
 def test_what_is_hidden_gives_no_listing_whoever_dials() -> None:
-    options = parsed("-t", "tcp:port=0,hidden", "-t", "tcp:port=6,clicon=desk,hidden", "-t", "tcp:port=7,clicon=desk")
+    options = parsed("-t", "tcp:port=5,hidden", "-t", "tcp:port=6,clicon=desk,hidden", "-t", "tcp:port=7,clicon=desk")
     assert [way.hidden for way in options.endpoints] == [True]
     assert [way.hidden for way in options.destinations] == [True, False]
 

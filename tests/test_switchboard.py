@@ -106,6 +106,19 @@ def test_events_go_to_their_lines(table: Table) -> None:
     assert (one.seen, two.seen) == (["to one"], ["to two"])
 
 
+def test_all_that_is_ready_comes_before_what_the_reactor_sees_next(table: Table) -> None:
+    """A debugger that leaves and comes back at once must have left when it comes, however many do so."""
+    lines = [table.line() for _ in range(200)]
+    other, far_other = socket.socketpair()
+    table.sockets += [other, far_other]
+    table.reactor._poller.register(other, select.EPOLLIN)
+    for _, far in lines:
+        far.send(b"x")
+    far_other.send(b"for the reactor")
+    table.board.doRead()
+    assert [line.seen for line, _ in lines] == [["x"]] * 200
+
+
 def test_what_comes_meanwhile_needs_no_other_turn_of_the_reactor(table: Table) -> None:
     answers = iter((b"second", b"third"))
     line, far = table.line(lambda data: far.send(next(answers, b"")))

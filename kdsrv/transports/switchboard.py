@@ -26,7 +26,6 @@ _TURN: Final = 0.002
 """Seconds for which the reactor is kept out of its loop at most, but for the batch of events under way."""
 _PATIENCE: Final = 0.001
 """Seconds that we wait in the reactor's place for the next event; the shortest time that epoll knows."""
-_BATCH: Final = 64
 
 
 class Watcher(Protocol):
@@ -90,7 +89,7 @@ class Switchboard:
     def doRead(self) -> None:
         until = self._reactor.seconds() + _TURN
         while (epoll := self._epoll) is not None:
-            for number, event in epoll.poll(0, _BATCH):
+            for number, event in epoll.poll(0, len(self._watched)):
                 descriptor = self._watched.get(number)
                 if descriptor is not None:
                     self._hand_over(number, descriptor, event)

@@ -27,6 +27,8 @@ RINGS = {
     "kdsrv.com_channel": PURE,
     "kdsrv.com_channel.endpoints": TWISTED,
     "kdsrv.com_channel.ports": TWISTED,
+    "kdsrv.com_channel.shared_port": TWISTED,
+    "kdsrv.com_channel.sharing": TWISTED,
     "kdsrv.com_channel.transport": TWISTED,
     "kdsrv.commands": OUTSIDE,
     "kdsrv.connection_strings": PURE,

@@ -14,7 +14,8 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from kdsrv.com_channel.cable import OPEN_LIMIT
-from kdsrv.com_channel.ports import Cables, ComCable
+from kdsrv.com_channel.ports import Cables
+from kdsrv.com_channel.shared_port import ComCable
 from kdsrv.com_channel.transport import ComAddress
 from kdsrv.errors import KdsrvError, SetupError
 

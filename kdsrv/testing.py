@@ -33,7 +33,7 @@ from zope.interface import implementer
 
 from kdsrv.client.api import Opening, open_session_in_process, open_session_over
 from kdsrv.connection_strings import KdSpec
-from kdsrv.server.protocol import KdsrvServerFactory
+from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.sessions.directory import Directory
 from kdsrv.sim.target import SimulatedTarget
 from kdsrv.transports.opener import Opener

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from kdsrv.auth.door import Door
 from kdsrv.auth.users import UserBook
-from kdsrv.server.protocol import KdsrvServerFactory
+from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.sessions.directory import Directory
 from kdsrv.transports.opener import Opener
 from kdsrv.transports.simulated import LiveTarget, SimulatedTargets

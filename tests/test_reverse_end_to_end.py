@@ -27,8 +27,8 @@ from kdsrv.client.listening import Listening, Notice, TurnedAway
 from kdsrv.client.protocol import ClientProtocol, ServerRefused
 from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.server.dialling import Destination
+from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.server.initiator import Initiator
-from kdsrv.server.protocol import KdsrvServerFactory
 from kdsrv.server.service import KdsrvService
 from kdsrv.sim.kernel import KERNEL_BASE
 from kdsrv.tls.endpoints import tls_client_endpoint

@@ -14,7 +14,8 @@ from kdsrv.auth.passwords import Credentials, Verifier
 from kdsrv.auth.scram import PLAIN, ClientLogin
 from kdsrv.auth.users import Entry, OnePassword, Role, User, UserTable
 from kdsrv.errors import PeerError, SetupError
-from kdsrv.server.protocol import GREETING_LIMIT, MAX_WAITING, KdsrvServerProtocol
+from kdsrv.server.factory import MAX_WAITING
+from kdsrv.server.protocol import GREETING_LIMIT, KdsrvServerProtocol
 from kdsrv.wire.connection import State
 from kdsrv.wire.messages import (
     Attach,

@@ -21,14 +21,9 @@ from kdsrv.errors import TargetError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import Packet, PacketType
-from kdsrv.server.protocol import (
-    GREETING_LIMIT,
-    MAX_UNREAD,
-    MAX_UNREAD_PACKETS,
-    MAX_WAITING,
-    PING_INTERVAL,
-    SILENCE_LIMIT,
-)
+from kdsrv.server.delivery import MAX_UNREAD, MAX_UNREAD_PACKETS
+from kdsrv.server.factory import MAX_WAITING
+from kdsrv.server.protocol import GREETING_LIMIT, PING_INTERVAL, SILENCE_LIMIT
 from kdsrv.sessions.status import Halted, Running
 from kdsrv.sim.kernel import KERNEL_BASE
 from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_packet

@@ -27,7 +27,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from kdsrv.server.protocol import Dialled, KdsrvServerFactory, KdsrvServerProtocol
+from kdsrv.server.factory import KdsrvServerFactory
+from kdsrv.server.protocol import Dialled, KdsrvServerProtocol
 
 __all__ = ["Backoff", "Initiator"]
 

@@ -8,39 +8,32 @@
     attached    anything                        45 without a byte (a ping goes out after 15)
 
 The rules of what may be said when are those of ``kdsrv.wire.connection``; who may come in, and how soon after failures,
-is for the ``Door``. This module carries them out.
+is for the ``Door``, and the ``Reception`` asks it; what waits for a client to read it is with the ``Delivery``.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 from typing_extensions import override
 
 from kdsrv import __version__
 from kdsrv.alarm import Alarm
-from kdsrv.auth.door import Door
-from kdsrv.auth.passwords import RandomBytes
-from kdsrv.auth.users import User, UserBook
+from kdsrv.auth.users import User
 from kdsrv.connection_strings import parse_kd_string
-from kdsrv.direct_writer import DirectWriter, set_up_tcp
-from kdsrv.errors import ConnectionStringError, KdsrvError, PeerError, SetupError
+from kdsrv.direct_writer import set_up_tcp
+from kdsrv.errors import KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
-from kdsrv.server.questions import NoAnswers, Questions
+from kdsrv.server.delivery import Delivery
 from kdsrv.server.reception import Reception
-from kdsrv.sessions.directory import Directory
-from kdsrv.sessions.outbox import DroppedPrints, Outbox
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
-from kdsrv.tls.binding import channel_binding
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
@@ -48,7 +41,6 @@ from kdsrv.wire.messages import (
     Attached,
     Bye,
     ClientHello,
-    Dropped,
     EndServer,
     ListEverything,
     Login,
@@ -61,7 +53,10 @@ from kdsrv.wire.messages import (
     StatusReport,
 )
 
-__all__ = ["Dialled", "KdsrvServerFactory", "KdsrvServerProtocol"]
+if TYPE_CHECKING:
+    from kdsrv.server.factory import KdsrvServerFactory
+
+__all__ = ["CLOSE_LIMIT", "GREETING_LIMIT", "PING_INTERVAL", "SILENCE_LIMIT", "Dialled", "KdsrvServerProtocol"]
 
 SOFTWARE: Final = f"kdsrv {__version__}"
 GREETING_LIMIT: Final = 10.0
@@ -69,12 +64,6 @@ PING_INTERVAL: Final = 15.0
 SILENCE_LIMIT: Final = 45.0
 CLOSE_LIMIT: Final = 5.0
 HURRIED_CLOSE_LIMIT: Final = 0.5
-MAX_WAITING: Final = 256
-"""Clients that have come in and have no target yet; more are turned away. How many may wait outside, the door says."""
-MAX_UNREAD: Final = 256 * 1024
-"""Bytes of pongs, statuses and echoes that may wait for a client that does not read."""
-MAX_UNREAD_PACKETS: Final = 2000
-"""Packets that may: the prints that are kept, the replies to a full window, and some stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +84,8 @@ class KdsrvServerProtocol(Protocol):
     """
 
     _log = Logger()
+    _delivery: Delivery
+    """From connectionMade on."""
 
     def __init__(
         self, factory: KdsrvServerFactory, address: str | None, peer: str, dialled: Dialled | None = None
@@ -107,12 +98,9 @@ class KdsrvServerProtocol(Protocol):
         self._connection = Connection(Role.SERVER)
         self._alarm = Alarm(factory.clock, self._too_late)
         self._reception = Reception(factory.clock, factory.door, address, peer, say=self._say, refuse=self._end)
-        self._outbox = Outbox()
-        self._writer: DirectWriter | None = None
         self._session: Session | None = None
         self._opening: Deferred[Session] | None = None
         self._heard_at = 0.0
-        self._unread = 0
         self._ending = False
 
     # Twisted's side
@@ -121,7 +109,7 @@ class KdsrvServerProtocol(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         set_up_tcp(transport)
-        self._writer = DirectWriter(transport, self._drained)
+        self._delivery = Delivery(self._connection, transport, self._too_much_unread)
         self._heard_at = self._clock.seconds()
         self._factory.connected(self)
         if self._dialled is not None:
@@ -214,23 +202,19 @@ class KdsrvServerProtocol(Protocol):
         client = self._reception.client
         assert client is not None
         self._factory.door.crowd.leave(self)
-        if not self._factory.serve(self):
-            self._end(SetupError(why=f"this server has {MAX_WAITING} clients waiting for a target; try again later"))
-        elif isinstance(request, Attach):
-            self._attach(request, client)
-        else:
-            self._answer(request, client)
-
-    def _answer(self, question: ListEverything | EndServer, client: User) -> None:
-        questions = self._factory.questions
         try:
-            if isinstance(question, ListEverything):
-                self._say(questions.listing(client))
-                return
-            questions.end(client)
+            self._factory.serve(self)
+            if isinstance(request, Attach):
+                self._attach(request, client)
+            elif isinstance(request, ListEverything):
+                self._say(self._factory.questions.listing(client))
+            else:
+                self._end_server(client)
         except KdsrvError as error:
             self._end(error)
-            return
+
+    def _end_server(self, client: User) -> None:
+        self._factory.questions.end(client)
         self._say(Bye("the server ends"))
         self._leave()
         self._hang_up()
@@ -239,11 +223,7 @@ class KdsrvServerProtocol(Protocol):
         holder = request.client or "an unnamed client"
         if self._reception.name:
             holder = f"{self._reception.name} ({holder})"
-        try:
-            spec = None if request.trans is None else parse_kd_string(request.trans)
-        except ConnectionStringError as error:
-            self._end(error)
-            return
+        spec = None if request.trans is None else parse_kd_string(request.trans)
         self._opening = self._factory.directory.open(spec, holder, self._peer, client)
         self._opening.addCallbacks(self._opened, self._not_opened)
 
@@ -276,66 +256,25 @@ class KdsrvServerProtocol(Protocol):
     # What the session brings
 
     def packet_received(self, packet: Packet) -> None:
-        writer = self._writer
-        if writer is None or self._connection.state is not State.ATTACHED:
-            return
-        if writer.queued or len(self._outbox):
-            self._outbox.put(packet)
-            if len(self._outbox) > MAX_UNREAD_PACKETS:
-                self._too_much_unread()
-        else:
-            writer.write(self._connection.send_packet(packet.type, packet.payload))
+        self._delivery.packet_received(packet)
 
     def resynced(self) -> None:
-        self._outbox.keep_prints()
-        self._say(Resync())
+        self._delivery.resynced()
 
     def requests_lost(self, count: int) -> None:
-        # the client counts from the oldest request it has no reply to, so the replies that wait go first
-        self._send_outbox(to_the_end=True)
-        self._say(Dropped(requests=count))
+        self._delivery.requests_lost(count)
 
     def status_changed(self, status: Status) -> None:
-        self._say(StatusReport(status))
+        self._delivery.say(StatusReport(status))
 
     def session_lost(self, reason: KdsrvError) -> None:
         self._log.info("{peer}: {error}", peer=self._peer, error=str(reason))
         self._end(reason)
 
-    def _drained(self) -> None:
-        """The network takes bytes again: what waited goes first."""
-        self._unread = 0
-        self._send_outbox()
-
-    def _send_outbox(self, *, to_the_end: bool = False) -> None:
-        writer = self._writer
-        if self._connection.state is not State.ATTACHED:
-            return
-        while writer is not None and (to_the_end or not writer.queued):
-            packet = self._outbox.take()
-            if packet is None:
-                return
-            if isinstance(packet, DroppedPrints):
-                writer.write(self._connection.send(Dropped(prints=packet.number)))
-            else:
-                writer.write(self._connection.send_packet(packet.type, packet.payload))
-
     # Talking and ending
 
-    def _say(self, message: Message | Resync) -> None:
-        """Say it, unless the client's last word came in the segment that is being looked at."""
-        if self._connection.state is not State.CLOSED:
-            self._write(self._connection.send(message))
-
-    def _write(self, data: bytes) -> None:
-        writer = self._writer
-        if writer is None:
-            return
-        writer.write(data)
-        if writer.queued:
-            self._unread += len(data)
-            if self._unread > MAX_UNREAD:
-                self._too_much_unread()
+    def _say(self, message: Message) -> None:
+        self._delivery.say(message)
 
     def _too_much_unread(self) -> None:
         """A client that asks without end and reads nothing; its end comes in the reactor's next turn."""
@@ -365,7 +304,7 @@ class KdsrvServerProtocol(Protocol):
     def _end(self, error: KdsrvError) -> None:
         """Say why, and close."""
         self._leave()
-        self._write(self._connection.give_up(error))
+        self._delivery.give_up(error)
         self._hang_up()
 
     def _leave(self) -> None:
@@ -383,96 +322,16 @@ class KdsrvServerProtocol(Protocol):
         """The server ends."""
         if not self._ending:
             if self._connection.state not in (State.CLOSED, State.ERROR):
-                self._write(self._connection.give_up(SetupError(why="the server is shutting down")))
+                self._delivery.give_up(SetupError(why="the server is shutting down"))
             self._leave()
             self._hang_up()
 
     def _hang_up(self) -> None:
         self._alarm.set(self._clock.seconds() + CLOSE_LIMIT)
-        if self._writer is not None:
-            self._writer.detach()
+        self._delivery.detach()
         assert self.transport is not None
         self.transport.loseConnection()
 
     def _abort(self) -> None:
         transport: Any = self.transport
         transport.abortConnection()
-
-
-class KdsrvServerFactory(Factory):
-    """Makes a protocol for each client; knows those that are connected.
-
-    ``door`` says who may come in; without one, anybody may. ``questions`` answers what clients ask. ``binding_of``
-    gives the channel binding of a transport, ``random`` the randomness of logins.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        directory: Directory,
-        door: Door | None = None,
-        *,
-        questions: Questions | None = None,
-        binding_of: Callable[[object], bytes | None] = channel_binding,
-        random: RandomBytes = secrets.token_bytes,
-    ) -> None:
-        self.clock = clock
-        self.directory = directory
-        self.door = Door(None) if door is None else door
-        self.questions: Questions = NoAnswers() if questions is None else questions
-        self.binding_of = binding_of
-        self.random = random
-        self._connected: set[KdsrvServerProtocol] = set()
-        self._waiting: set[KdsrvServerProtocol] = set()
-        self._attached: set[KdsrvServerProtocol] = set()
-
-    def beside(self, book: UserBook | None, questions: Questions | None = None) -> KdsrvServerFactory:
-        """The same for a listener of the same server with another book, and other answers if they are given; what the
-        door counts is counted together."""
-        return KdsrvServerFactory(
-            self.clock,
-            self.directory,
-            self.door.beside(book),
-            questions=self.questions if questions is None else questions,
-            binding_of=self.binding_of,
-            random=self.random,
-        )
-
-    @override
-    def buildProtocol(self, addr: IAddress | None, dialled: Dialled | None = None) -> KdsrvServerProtocol:
-        return KdsrvServerProtocol(self, getattr(addr, "host", None), _peer_name(addr), dialled)
-
-    def connected(self, protocol: KdsrvServerProtocol) -> None:
-        self._connected.add(protocol)
-
-    def serve(self, protocol: KdsrvServerProtocol) -> bool:
-        """Count a client that asks for something; False if too many do already."""
-        self._waiting.add(protocol)
-        return len(self._waiting) <= MAX_WAITING
-
-    def attached(self, protocol: KdsrvServerProtocol) -> None:
-        self._waiting.discard(protocol)
-        self._attached.add(protocol)
-
-    def forget(self, protocol: KdsrvServerProtocol) -> None:
-        self.door.crowd.leave(protocol)
-        self._connected.discard(protocol)
-        self._waiting.discard(protocol)
-        self._attached.discard(protocol)
-
-    @override
-    def stopFactory(self) -> None:
-        for protocol in tuple(self._connected):
-            protocol.shut_down()
-
-
-def _peer_name(address: Any) -> str:
-    """Where a client is, for people."""
-    host, port = getattr(address, "host", None), getattr(address, "port", None)
-    if host is None:
-        return "a local program"
-    if port is None:
-        return str(address)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,99 @@
+"""What goes to a client: at once as long as it reads, else in order and bounded.
+
+Prints that wait are bounded by the ``Outbox``, which drops the oldest of them; replies by the client's window, and what
+a client has asked for otherwise by a limit past which it is cut off, since it does not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from kdsrv.direct_writer import DirectWriter
+from kdsrv.errors import KdsrvError
+from kdsrv.kd.packets import Packet
+from kdsrv.sessions.outbox import DroppedPrints, Outbox
+from kdsrv.wire.connection import Connection, State
+from kdsrv.wire.frames import Resync
+from kdsrv.wire.messages import Dropped, Message
+
+__all__ = ["MAX_UNREAD", "MAX_UNREAD_PACKETS", "Delivery"]
+
+MAX_UNREAD: Final = 256 * 1024
+"""Bytes of pongs, statuses and echoes that may wait for a client that does not read."""
+MAX_UNREAD_PACKETS: Final = 2000
+"""Packets that may: the prints that are kept, the replies to a full window, and some stops."""
+
+
+class Delivery:
+    """Says on ``transport`` what ``connection`` allows. ``too_much`` is called when more waits than a client may leave
+    unread, perhaps more than once."""
+
+    def __init__(self, connection: Connection, transport: Any, too_much: Callable[[], None]) -> None:
+        self._connection = connection
+        self._too_much = too_much
+        self._outbox = Outbox()
+        self._unread = 0
+        self._writer = DirectWriter(transport, self._drained)
+
+    def say(self, message: Message | Resync) -> None:
+        """Say it, unless the client's last word came in the segment that is being looked at."""
+        if self._connection.state is not State.CLOSED:
+            self._write(self._connection.send(message))
+
+    def give_up(self, error: KdsrvError) -> None:
+        """Say why this connection ends, if that has not been said."""
+        self._write(self._connection.give_up(error))
+
+    def detach(self) -> None:
+        """Nothing more is said: the transport can close."""
+        self._writer.detach()
+
+    def packet_received(self, packet: Packet) -> None:
+        """A packet of the target."""
+        writer = self._writer
+        if self._connection.state is not State.ATTACHED:
+            return
+        if writer.queued or len(self._outbox):
+            self._outbox.put(packet)
+            if len(self._outbox) > MAX_UNREAD_PACKETS:
+                self._too_much()
+        else:
+            writer.write(self._connection.send_packet(packet.type, packet.payload))
+
+    def resynced(self) -> None:
+        """The echo of a resync. Of what waits only the prints still count."""
+        self._outbox.keep_prints()
+        self.say(Resync())
+
+    def requests_lost(self, count: int) -> None:
+        """The ``count`` oldest requests get no reply."""
+        # the client counts from the oldest request it has no reply to, so the replies that wait go first
+        self._send_outbox(to_the_end=True)
+        self.say(Dropped(requests=count))
+
+    def _drained(self) -> None:
+        """The network takes bytes again: what waited goes first."""
+        self._unread = 0
+        self._send_outbox()
+
+    def _send_outbox(self, *, to_the_end: bool = False) -> None:
+        writer = self._writer
+        if self._connection.state is not State.ATTACHED:
+            return
+        while to_the_end or not writer.queued:
+            packet = self._outbox.take()
+            if packet is None:
+                return
+            if isinstance(packet, DroppedPrints):
+                writer.write(self._connection.send(Dropped(prints=packet.number)))
+            else:
+                writer.write(self._connection.send_packet(packet.type, packet.payload))
+
+    def _write(self, data: bytes) -> None:
+        writer = self._writer
+        writer.write(data)
+        if writer.queued:
+            self._unread += len(data)
+            if self._unread > MAX_UNREAD:
+                self._too_much()

@@ -91,6 +91,10 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
     (r"kdsrv password ", Ends(keys="PASSWORD\n")),
     (r"kdsrv -QR ", Elsewhere("asks TCP port 1234 of another host")),
     (r"openssl x509 ", Ends()),
+    (
+        r"(twist kdsrv|kdsrv connect) .*,channel=",
+        Elsewhere("needs a serial cable", "test_com_channel_programs.py", "test_a_login_through_the_cable"),
+    ),
     (r"kdsrv connect ", Stays("client", r"Ctrl-C ends the session|listens on port ", reaches=CONNECTED)),
     (r"twist kdsrv ", Stays("server", r"Starting reactor", status=-signal.SIGINT)),  # Twisted's way to end on a signal
 )

@@ -1,7 +1,7 @@
-"""Descriptors beside the reactor's own, for a third of what it spends on an event.
+"""Descriptors beside the reactor's own, for less than it spends on an event.
 
-A request through a bridge is two events, one on each line, and Twisted's reactor spends about ten microseconds on each
-besides what is done with it: a log context, the timers, the poll. So fast lines register here: with one epoll object
+A request through a bridge is two events, one on each line, and Twisted's reactor spends about six microseconds on each
+besides what is done with it: a log context, the timers. Here that is about one. So fast lines register here: with one epoll object
 for all of them, which the reactor sees as one reader. When that is ready its events go straight to the lines, and then
 those that have come meanwhile, as long as the reactor has nothing else to do: for two milliseconds at most, so that
 timers are no later than they are anyway, and not past the moment at which anything else is ready. For the latter we

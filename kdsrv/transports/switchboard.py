@@ -1,12 +1,12 @@
 """Descriptors beside the reactor's own, for less than it spends on an event.
 
 A request through a bridge is two events, one on each line, and Twisted's reactor spends about six microseconds on each
-besides what is done with it: a log context, the timers. Here that is about one. So fast lines register here: with one epoll object
-for all of them, which the reactor sees as one reader. When that is ready its events go straight to the lines, and then
-those that have come meanwhile, as long as the reactor has nothing else to do: for two milliseconds at most, so that
-timers are no later than they are anyway, and not past the moment at which anything else is ready. For the latter we
-look at the reactor's own epoll object, which is not public: a reactor that has none (asyncio, select, one in a test)
-watches the descriptors itself, and all that is lost is speed.
+besides what is done with it: a log context, the timers. Here that is about one. So fast lines register here: with one
+epoll object for all of them, which the reactor sees as one reader. When that is ready its events go straight to the
+lines, and then those that have come meanwhile, as long as the reactor has nothing else to do: for two milliseconds at
+most, so that timers are no later than they are anyway, and not past the moment at which anything else is ready. For the
+latter we look at the reactor's own epoll object, which is not public: a reactor that has none (asyncio, select, one in
+a test) watches the descriptors itself, and all that is lost is speed.
 """
 
 from __future__ import annotations

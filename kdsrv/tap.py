@@ -211,7 +211,7 @@ class _ServerProcess(KdsrvService):
             self._log.info("over tcp: the password stays secret, but what is debugged can be read; ssl: encrypts it")
         if self._options.entry_keys.made is not None:
             with _start():
-                show_password(self._options.entry_keys.made, self._commands(self._options.entry_keys))
+                show_password(self._options.entry_keys.made, self._commands(self._options.entry_keys), os.environ)
 
     def _commands(self, keys: Keys) -> list[str]:
         """What clients type who log in with the password that was made."""

@@ -14,7 +14,9 @@ from twisted.python.usage import UsageError
 from kdsrv import __version__
 from kdsrv.auth.passwords import Verifier
 from kdsrv.auth.users import User, UserBook, user_line
+from kdsrv.errors import SetupError
 from kdsrv.server.listening import FirstFreePort
+from kdsrv.server.made_password import show_password
 from kdsrv.server.service import KdsrvService
 from kdsrv.tap import Options, StartFailed, makeService
 
@@ -160,6 +162,18 @@ def test_a_password_that_nobody_would_see_is_not_made(monkeypatch: pytest.Monkey
         assert isinstance(service, KdsrvService)
         for initiator in service._initiators:
             initiator.stopService()
+
+
+def test_a_password_is_not_left_in_the_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """systemd names the journal's end of stderr by its device and inode."""
+    with open(tmp_path / "journal", "w+") as journal:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setattr(sys, "__stderr__", journal)
+        with pytest.raises(SetupError, match="would stay in the journal; say --password-file"):
+            show_password("made", [], {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
+        show_password("made", ["type this"], {"JOURNAL_STREAM": f"{found.st_dev}:1"})
+        journal.seek(0)
+        assert journal.read().splitlines()[1:] == ["    type this"]
 
 
 WRONG: dict[tuple[str, ...], tuple[str, ...]] = {

@@ -5,7 +5,7 @@ password= in the way's own string   whoever has that password
 --users FILE                        the users in it
 --password-file FILE                whoever has the password in it
 nothing of these                    by systemd's credential, if there is one; by a unix socket that is for its owner
-                                    alone, anybody; else whoever has a password that is made up and shown
+                                    or group alone, anybody; else whoever has a password that is made up and shown
 --no-password                       anybody
 """
 

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kdsrv.errors import SetupError
@@ -28,20 +28,26 @@ def client_command(transport: str, place: str, password: str) -> str:
     return f"kdsrv connect -k 'kdsrv:server=@{{{transport}:{place},password={password}}},trans=@{{sim:}}'"
 
 
-def show_password(password: str, commands: Sequence[str]) -> None:
-    """Write it to where the process was started from. SetupError, a sentence, if nobody would see it there.
+def show_password(password: str, commands: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Write it to where the process was started from. SetupError, a sentence, if nobody would see it there, or if that
+    is systemd's journal, of which ``environ`` tells: it keeps what it gets, and shows it to others.
 
     Python's own stderr, as Twisted's replacement leads to the log.
     """
     text = "\n    ".join([f"kdsrv: no password was given, so one was made for this run: {password}", *commands])
     try:
         stream = sys.__stderr__
-        if stream is None or os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull)):
-            raise SetupError(
-                why="no password was given, and one that is made would be seen by nobody; "
-                "say --password-file, --users or --no-password"
-            )
+        if stream is None or os.path.samestat(found := os.fstat(stream.fileno()), os.stat(os.devnull)):
+            raise _refusal("be seen by nobody")
+        if environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}":
+            raise _refusal("stay in the journal")
         stream.write(f"{text}\n")
         stream.flush()
     except (OSError, ValueError) as error:
         raise SetupError(why=f"the password that was made cannot be shown: {error}") from None
+
+
+def _refusal(fate: str) -> SetupError:
+    return SetupError(
+        why=f"no password was given, and one that is made would {fate}; say --password-file, --users or --no-password"
+    )

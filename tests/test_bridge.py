@@ -4,7 +4,7 @@ import pytest
 from bridge_bench import BridgeBench, FarSession, printed, session_and_bridge
 from session_bench import stop_payload
 
-from kdsrv.errors import LinkLost
+from kdsrv.errors import LinkLost, PeerError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.manipulate import Manipulate
@@ -117,6 +117,21 @@ def test_a_web_page_reaches_no_target(bench: BridgeBench, method: str) -> None:
     debugger = bench.come()
     debugger.reset()
     assert debugger.take() == [STOP]
+
+
+def test_who_asks_without_end_is_turned_away(bench: BridgeBench) -> None:
+    """The session takes no more than it has room for, and that is no error inside kdsrv."""
+
+    def full(packet_type: int, payload: bytes) -> None:
+        raise PeerError(why="it sends requests without end")
+
+    debugger = bench.come()
+    debugger.reset()
+    debugger.ask(read(1))
+    bench.session.send_packet = full  # type: ignore[method-assign]
+    debugger.ask(read(2))
+    assert debugger.line.closed
+    assert bench.watcher.said == ["came", "left"]
 
 
 def test_a_debugger_leaves_and_another_comes(bench: BridgeBench) -> None:

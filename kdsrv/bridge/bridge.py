@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from kdsrv.bridge.accommodation import Accommodation
-from kdsrv.errors import KdsrvError, LinkLost, TargetError
+from kdsrv.errors import KdsrvError, LinkLost, PeerError, TargetError
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.layout import PayloadError
@@ -113,7 +113,7 @@ class Bridge:
 
     def bytes_received(self, data: bytes) -> int:
         if not self._talking and data.startswith(_REQUEST_LINES):
-            self._turn_browser_away()
+            self._turn_away("a web browser, and no debugger, is there")
             return 0
         return self._driver.bytes_received(data)
 
@@ -138,11 +138,12 @@ class Bridge:
         if line is not None:
             self._observer.debugger_left(line.description)
 
-    def _turn_browser_away(self) -> None:
+    def _turn_away(self, why: str) -> None:
+        """Close the debugger's line, as if it had left."""
         line = self._line
         if line is not None:
             line.close()
-            self.transport_lost(LinkLost(target=line.description, why="a web browser, and no debugger, is there"))
+            self.transport_lost(LinkLost(target=line.description, why=why))
 
     # What the session brings
 
@@ -224,10 +225,11 @@ class Bridge:
             self._announce(but_stops=True)
         if self._announced is not None and self._announced.type == packet.type:
             self._announced = None
-        if packet.type == MANIPULATE:
-            self._uplink.send_packet(packet.type, self._accommodation.adapt(packet.payload))
-        else:
-            self._uplink.send_packet(packet.type, packet.payload)
+        payload = self._accommodation.adapt(packet.payload) if packet.type == MANIPULATE else packet.payload
+        try:
+            self._uplink.send_packet(packet.type, payload)
+        except PeerError as error:
+            self._turn_away(str(error))
 
     def _on_break_in(self) -> None:
         self._talking = True

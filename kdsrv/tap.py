@@ -127,7 +127,7 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
         self.destinations: list[Guarded[Destination]] = []
         for text, password in self.listens:
             with _usage("--listen"):
-                endpoint = endpoint_of_string(reactor, text, open_to_all=True, certificates=certificates)
+                endpoint = endpoint_of_string(reactor, text, certificates=certificates)
                 book = self.entry_keys.book_for(password, private=is_private(text))
                 self.endpoints.append(Guarded(endpoint, book, transport_of(text)))
         for text, password in self.connects:
@@ -141,9 +141,7 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
                     book = self.entry_keys.book_for(spec.password)
                     self.destinations.append(Guarded(where, book, spec.transport, spec.hidden))
                 else:
-                    endpoint = endpoint_of_spec(
-                        reactor, spec, open_to_all=True, certificates=certificates, pipes=self.pipe_dir
-                    )
+                    endpoint = endpoint_of_spec(reactor, spec, certificates=certificates, pipes=self.pipe_dir)
                     private = isinstance(spec, NpipeServerSpec | SpipeServerSpec)
                     book = self.entry_keys.book_for(spec.password, private=private)
                     self.endpoints.append(Guarded(endpoint, book, spec.transport, spec.hidden))

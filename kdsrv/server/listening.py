@@ -1,12 +1,11 @@
-"""From what the command line says to the endpoints a server listens on, and how far those may reach.
+"""From what the command line says to the endpoints a server listens on.
 
-A listener without a login must not reach beyond this host unless the operator says so: TCP listeners are bound to
-loopback, a unix socket is for its owner alone, and what cannot be judged here is refused.
+They reach as far as the strings say: who may come in is a matter of passwords (``kdsrv.server.entrances``). A unix
+socket is for its owner alone, unless the string gives it another mode.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from pathlib import Path
@@ -28,42 +27,33 @@ from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
 from kdsrv.tls.endpoints import tls_server_endpoint
 from kdsrv.tls.settings import ServerCertificates
 
-__all__ = ["LOOPBACK", "FirstFreePort", "endpoint_of_spec", "endpoint_of_string", "is_confined", "is_private"]
+__all__ = ["FirstFreePort", "endpoint_of_spec", "endpoint_of_string", "is_private"]
 
-LOOPBACK: Final = "127.0.0.1"
 _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
-_OPEN: Final = "and nobody has to log in: say --no-password to allow it"
-_BOUND_BY_INTERFACE: Final = ("tcp", "tcp4", "tcp6", "ssl")
 _MODE: Final = re.compile(r"(?:^|:)mode=([0-7]+)")
-_INTERFACE: Final = re.compile(r"(?:^|:)interface=((?:\\.|[^:\\])*)")
 
 
 def endpoint_of_string(
-    reactor: Any, text: str, *, open_to_all: bool, certificates: ServerCertificates | None = None
+    reactor: Any, text: str, *, certificates: ServerCertificates | None = None
 ) -> IStreamServerEndpoint:
-    """The endpoint that a Twisted server string describes; SetupError, a sentence, if there is none or it is too open.
+    """The endpoint that a Twisted server string describes; SetupError, a sentence, if there is none.
 
-    Without ``open_to_all`` a TCP endpoint that names no interface is bound to loopback. A unix socket gets mode 600.
-    ``ssl:`` is ``tcp:`` with kdsrv's TLS; what it shows where the string names no files is in ``certificates``.
+    A unix socket without a mode gets 600. ``ssl:`` is ``tcp:`` with kdsrv's TLS; what it shows where the string names
+    no files is in ``certificates``.
     """
     ssl = split_ssl_string(text)
     if ssl is not None:
-        inner = endpoint_of_string(reactor, ssl.tcp, open_to_all=open_to_all)
+        inner = endpoint_of_string(reactor, ssl.tcp)
         return tls_server_endpoint(reactor, inner, ssl.server_tls(certificates or ServerCertificates()))
     refuse_other_tls(text)
-    _parse(reactor, text)
-    confined = _confine(text, open_to_all=open_to_all)
-    try:
-        return _parse(reactor, confined)
-    except SetupError:
-        raise SetupError(why=f"'{text}': write the address as interface={LOOPBACK}") from None
+    endpoint = _parse(reactor, text)
+    return _parse(reactor, _with_mode(text)) if text.lower().startswith("unix:") else endpoint
 
 
 def endpoint_of_spec(
     reactor: Any,
     spec: ServerSpec,
     *,
-    open_to_all: bool,
     certificates: ServerCertificates | None = None,
     pipes: Path | None = None,
 ) -> IStreamServerEndpoint:
@@ -75,7 +65,7 @@ def endpoint_of_spec(
     if isinstance(spec, TcpServerSpec | SslServerSpec):
         if spec.clicon is not None:
             raise SetupError(why="with clicon= the server dials the client, and has no endpoint to listen on")
-        endpoint = FirstFreePort(reactor, spec.ports, "" if open_to_all else LOOPBACK)
+        endpoint = FirstFreePort(reactor, spec.ports)
     elif isinstance(spec, NpipeServerSpec | SpipeServerSpec):
         endpoint = LocalPipe(reactor, spec.pipe, pipes or pipe_directory(os.environ, os.geteuid()))
     elif isinstance(spec, ComServerSpec):
@@ -94,11 +84,6 @@ def is_private(text: str) -> bool:
     return text.lower().startswith("unix:") and (mode is None or int(mode.group(1), 8) & 0o007 == 0)
 
 
-def is_confined(text: str) -> bool:
-    """Whether ``endpoint_of_string`` bound this string to loopback by itself."""
-    return text.partition(":")[0].lower() in _BOUND_BY_INTERFACE and not _INTERFACE.search(text)
-
-
 def _parse(reactor: Any, text: str) -> IStreamServerEndpoint:
     """What Twisted makes of the string; its many ways to refuse one end in one sentence."""
     try:
@@ -114,35 +99,18 @@ def _parse(reactor: Any, text: str) -> IStreamServerEndpoint:
     return endpoint
 
 
-def _confine(text: str, *, open_to_all: bool) -> str:
-    """The string, made to reach no further than it may. SetupError if it says that it does."""
-    kind, _, rest = text.partition(":")
-    kind = kind.lower()
-    if kind == "unix":
-        if not rest.removeprefix("address=").partition(":")[0]:
-            raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
-        return text if _MODE.search(text) else f"{text}:mode=600"
-    if open_to_all:
-        return text
-    if kind not in _BOUND_BY_INTERFACE:
-        raise SetupError(why=f"'{kind}:' may reach beyond this host, {_OPEN}")
-    interface = _INTERFACE.search(text)
-    if interface is None:
-        return f"{text}:interface={LOOPBACK}"
-    address = interface.group(1).replace("\\", "")
-    try:
-        if ipaddress.ip_address(address).is_loopback:
-            return text
-    except ValueError:
-        raise SetupError(why=f"interface='{address}' is not an address; write for instance {LOOPBACK}") from None
-    raise SetupError(why=f"'{address}' reaches beyond this host, {_OPEN}")
+def _with_mode(text: str) -> str:
+    """A unix socket's string with its mode; SetupError if it names no path."""
+    if not text.partition(":")[2].removeprefix("address=").partition(":")[0]:
+        raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
+    return text if _MODE.search(text) else f"{text}:mode=600"
 
 
 @implementer(IStreamServerEndpoint)
 class FirstFreePort:
-    """Listens on the first port of a range that is free."""
+    """Listens on the first port of a range that is free, at ``interface`` ("": at all addresses)."""
 
-    def __init__(self, reactor: Any, ports: PortRange, interface: str) -> None:
+    def __init__(self, reactor: Any, ports: PortRange, interface: str = "") -> None:
         self._reactor = reactor
         self._ports = ports
         self._interface = interface

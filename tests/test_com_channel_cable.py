@@ -290,6 +290,17 @@ def test_a_server_that_started_again_while_all_was_quiet_is_found_at_once() -> N
     assert again.state == "open"
 
 
+def test_a_session_sleeps_as_long_as_nobody_needs_it() -> None:
+    rig = Rig()
+    desk, _ = open_pair(rig)
+    rig.desk.cable.channels.close(desk.stream)
+    rig.run(3600)
+    again, _ = open_pair(rig)
+    rig.run(60)
+    assert again.state == "open"
+    assert rig.desk.cable.counters.sessions == rig.lab.cable.counters.sessions == 1
+
+
 def test_an_unplugged_cable_is_noticed_and_a_quiet_one_is_not() -> None:
     rig = Rig()
     desk, lab = open_pair(rig)

@@ -152,8 +152,11 @@ class ConnectionTests(SynchronousTestCase):
         assert bytes(lab.data) == b"again"
         desk.transport.loseConnection()
         self.cable.run(0.03)
-        at_once, _ = self.cable.connect()
-        assert at_once.reason is None
+        assert "/desk" in self.cable.open_ports
+        at_once, lab = self.cable.connect()
+        at_once.transport.write(b"still open")
+        self.cable.run(0.1)
+        assert bytes(lab.data) == b"still open"
 
     def test_all_is_closed_when_nobody_listens_any_more(self) -> None:
         desk, _ = self.cable.connect()

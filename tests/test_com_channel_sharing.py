@@ -106,6 +106,20 @@ class SharingTests(TestCase):
         assert bytes(protocol.data) == b"last words"
         assert protocol.reason is not None
 
+    async def test_a_guest_that_does_not_read_stops_the_stream(self) -> None:
+        protocol: Collector = await self.dial()
+        protocol.transport.pauseProducing()
+        await self.turns()
+        self.cable.far.dataReceived(b"x" * 1_000_000)
+        await self.turns()
+        assert self.cable.far.transport.events[-1] == "paused"
+        protocol.transport.resumeProducing()
+        await self.turns()
+        assert self.cable.far.transport.events[-1] == "resumed"
+        assert len(protocol.data) == 1_000_000
+        protocol.transport.loseConnection()
+        await self.turns()
+
     async def test_a_refusal_is_passed_on(self) -> None:
         self.cable.refusal = TargetError(target="channel 3 of /desk", why="nobody listens on it")
         failure = await self.assertFailure(self.dial(), TargetError)

@@ -15,7 +15,7 @@ from kdsrv import __version__
 from kdsrv.auth.passwords import Verifier
 from kdsrv.auth.users import User, UserBook, user_line
 from kdsrv.errors import SetupError
-from kdsrv.server.listening import FirstFreePort
+from kdsrv.first_free_port import FirstFreePort
 from kdsrv.server.made_password import show_password
 from kdsrv.server.service import KdsrvService
 from kdsrv.tap import Options, StartFailed, makeService

@@ -29,7 +29,7 @@ from kdsrv.auth.scram import ServerUnproven
 from kdsrv.client.protocol import ServerGone
 from kdsrv.connection_strings import PortRange
 from kdsrv.errors import PeerError, SetupError
-from kdsrv.server.listening import FirstFreePort
+from kdsrv.first_free_port import FirstFreePort
 from kdsrv.tls.contexts import CertificateRefused
 from kdsrv.wire.connection import VersionError
 

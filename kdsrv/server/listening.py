@@ -11,23 +11,21 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
-from zope.interface import implementer
+from twisted.internet.interfaces import IStreamServerEndpoint
 
 from kdsrv.com_channel.endpoints import ComServerEndpoint
 from kdsrv.com_channel.ports import Cables
-from kdsrv.connection_strings import PortRange, SslServerSpec, TcpServerSpec
+from kdsrv.connection_strings import SslServerSpec, TcpServerSpec
 from kdsrv.connection_strings.remoting import ComServerSpec, NpipeServerSpec, ServerSpec, SpipeServerSpec
 from kdsrv.errors import SetupError
+from kdsrv.first_free_port import FirstFreePort
 from kdsrv.local_pipes import LocalPipe, pipe_directory
 from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
 from kdsrv.tls.endpoints import tls_server_endpoint
 from kdsrv.tls.settings import ServerCertificates
 
-__all__ = ["FirstFreePort", "endpoint_of_spec", "endpoint_of_string", "is_private"]
+__all__ = ["endpoint_of_spec", "endpoint_of_string", "is_private"]
 
 _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
 _MODE: Final = re.compile(r"(?:^|:)mode=([0-7]+)")
@@ -104,26 +102,3 @@ def _with_mode(text: str) -> str:
     if not text.partition(":")[2].removeprefix("address=").partition(":")[0]:
         raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
     return text if _MODE.search(text) else f"{text}:mode=600"
-
-
-@implementer(IStreamServerEndpoint)
-class FirstFreePort:
-    """Listens on the first port of a range that is free, at ``interface`` ("": at all addresses)."""
-
-    def __init__(self, reactor: Any, ports: PortRange, interface: str = "") -> None:
-        self._reactor = reactor
-        self._ports = ports
-        self._interface = interface
-
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        error: CannotListenError | None = None
-        for port in range(self._ports.low, self._ports.high + 1):
-            try:
-                listening: IListeningPort = self._reactor.listenTCP(port, protocolFactory, interface=self._interface)
-            except CannotListenError as refused:
-                error = refused
-            else:
-                found: Deferred[IListeningPort] = Deferred()
-                found.callback(listening)
-                return found
-        return fail(error or ValueError("no port to listen on"))

@@ -386,6 +386,20 @@ def test_a_record_for_another_session_is_not_taken() -> None:
     assert again.state == fresh.state == "open"
 
 
+def test_a_greeting_of_a_past_session_is_not_believed() -> None:
+    rig = Rig()
+    rig.lab.cable.channels.listening.add(3)
+    first = rig.desk.open(3)
+    greeting = rig.desk.cable.take_output(rig.now)
+    rig.inject(1, greeting)
+    rig.until(lambda: first.state == "open")
+    rig.desk.start()
+    again, fresh = open_pair(rig)
+    rig.inject(1, greeting)
+    rig.run(20)
+    assert again.state == fresh.state == "open"
+
+
 class Stranger:
     """An other end that says what it likes, in a session."""
 

@@ -80,7 +80,8 @@ class Lab:
 
 def _server_arguments(lab: Lab, port: int, bridges: dict[str, str]) -> list[str]:
     """The kdsrv server's command line; bridges: Twisted endpoint -> target."""
-    arguments = ["-m", "twisted", "kdsrv", "--listen", f"tcp:{port}:interface={lab.network.address}", "--no-password"]
+    arguments = ["-m", "twisted", "kdsrv", "--listen", f"tcp:{port}:interface={lab.network.address}"]
+    arguments += ["--no-password", "--open-bridges"]
     for endpoint, target in bridges.items():
         arguments += ["--bridge", f"listen=@{{{endpoint}}},trans=@{{{lab.kd_string(target)}}}"]
     return arguments

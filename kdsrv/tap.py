@@ -27,7 +27,7 @@ from kdsrv.connection_strings.masking import masked
 from kdsrv.connection_strings.remoting import NpipeServerSpec, ServerSpec, SpipeServerSpec
 from kdsrv.errors import KdsrvError
 from kdsrv.process_title import hide_secrets
-from kdsrv.server.bridges import parse_listen
+from kdsrv.server.bridges import parse_listen, reaches_beyond
 from kdsrv.server.dialling import Destination, destination_of_spec, destination_of_string, is_reverse
 from kdsrv.server.entrances import Guarded, Keys, take_password, transport_of
 from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
@@ -51,7 +51,10 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
         "--password-file or --users says; without any of these a password is made up and shown. "
         "See docs/security.md."
     )
-    optFlags: ClassVar = [["no-password", None, "Let anybody who can reach the server use it, and all targets it has"]]
+    optFlags: ClassVar = [
+        ["no-password", None, "Let anybody who can reach the server use it, and all targets it has"],
+        ["open-bridges", None, "Let --bridge listen beyond this host: whoever reaches one has its target"],
+    ]
 
     def __init__(self) -> None:
         hide_secrets()
@@ -113,6 +116,12 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
 
         if not self.listens and not self.connects and not self.servers and not self.bridges:
             raise UsageError("kdsrv: say where to listen, for instance --listen tcp:1234")
+        for bridge in self.bridges:
+            if reaches_beyond(parse_listen(bridge.listen)) and not self["open-bridges"]:
+                raise UsageError(
+                    f"kdsrv: --bridge: '{bridge.listen}' reaches beyond this host, and a debugger cannot log in: "
+                    "say --open-bridges to allow it"
+                )
         with _usage("passwords"):
             self.entry_keys = Keys(
                 open_to_all=bool(self["no-password"]),

@@ -16,7 +16,7 @@ from transport_rigs import Recorder, open_descriptors, pause, until
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
-from kdsrv.bridge.listeners import listen_on_pty, listen_on_tcp, listen_on_unix
+from kdsrv.bridge.listeners import is_loopback, listen_on_pty, listen_on_tcp, listen_on_unix
 from kdsrv.errors import SetupError
 from kdsrv.transports.transport import Transport
 
@@ -71,6 +71,14 @@ class ListenerCase(TestCase):
             third.sendall(b"again")
             await until(lambda: self.visits[1].data == b"again")
         await until(lambda: self.visits[1].reasons)
+
+
+@pytest.mark.parametrize(
+    ("host", "confined"),
+    [("127.0.0.1", True), ("127.5.5.5", True), ("[::1]", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_who_reaches_a_host(host: str, confined: bool) -> None:
+    assert is_loopback(host) is confined
 
 
 class TcpTests(ListenerCase):

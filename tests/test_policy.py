@@ -17,9 +17,9 @@ from twisted.python.usage import UsageError
 from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, SerialSpec, parse_kd_string
 from kdsrv.errors import ConnectionStringError, KdsrvError, SetupError, TargetError
-from kdsrv.server.patterns import parse_pattern
-from kdsrv.server.places import HostPlaces, _controlling_terminal
-from kdsrv.server.policy import Device, NotAllowed, Permit, Policy, parse_target
+from kdsrv.policy.patterns import parse_pattern
+from kdsrv.policy.places import HostPlaces, _controlling_terminal
+from kdsrv.policy.policy import Device, NotAllowed, Permit, Policy, parse_target
 from kdsrv.tap import Options
 from kdsrv.transports.fifo import open_fifo_pair
 

@@ -217,7 +217,18 @@ WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
     ("--bridge", "listen=@{udp:1},trans=@{sim:}"): ("--bridge", "'udp:1'", "tcp:PORT", "unix:PATH"),
     ("--bridge", "listen=@{tcp:70000},trans=@{sim:}"): ("--bridge", "'tcp:70000'", "tcp:PORT"),
     ("--bridge", "listen=@{unix:},trans=@{sim:}"): ("--bridge", "unix"),
+    ("--bridge", "listen=@{tcp:1:interface=0.0.0.0},trans=@{sim:}"): ("--bridge", "beyond this host", "--open-bridges"),
+    ("--bridge", "listen=@{tcp:1:interface=lab},trans=@{sim:}"): ("--bridge", "beyond this host", "--open-bridges"),
 }
+
+
+@pytest.mark.parametrize("where", ["unix:/tmp/x", "tcp:1", "tcp:1:interface=localhost", r"tcp:1:interface=\:\:1"])
+def test_bridges_on_this_host_need_no_leave(where: str) -> None:
+    assert parsed("--bridge", f"listen=@{{{where}}},trans=@{{sim:}}").bridges
+
+
+def test_bridges_may_be_opened_to_other_hosts() -> None:
+    assert parsed("--open-bridges", "--bridge", "listen=@{tcp:1:interface=0.0.0.0},trans=@{sim:}").bridges
 
 
 @pytest.mark.parametrize(("words", "wanted"), WRONG.items(), ids=" ".join)

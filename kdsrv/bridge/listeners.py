@@ -9,6 +9,7 @@ A pty shows by its hang-up that nobody has it open, so a debugger can be seen to
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import select
 import socket
@@ -28,7 +29,15 @@ from kdsrv.errors import SetupError
 from kdsrv.transports.descriptor import DescriptorTransport
 from kdsrv.transports.transport import Transport
 
-__all__ = ["Listener", "PtyListener", "SocketListener", "listen_on_pty", "listen_on_tcp", "listen_on_unix"]
+__all__ = [
+    "Listener",
+    "PtyListener",
+    "SocketListener",
+    "is_loopback",
+    "listen_on_pty",
+    "listen_on_tcp",
+    "listen_on_unix",
+]
 
 _REST: Final = 1.0
 """Seconds without accepting when the process is out of descriptors."""
@@ -199,6 +208,14 @@ class _PtyLine(DescriptorTransport):
         termios.tcflush(self._descriptor, termios.TCIOFLUSH)
         super()._release()
         self._released()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this host reach what listens there."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def listen_on_tcp(reactor: Any, host: str, port: int, accept: Accept) -> SocketListener:

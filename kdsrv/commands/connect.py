@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from kdsrv.auth.scram import LoginRefused
 from kdsrv.bridge.bridge import Bridge
-from kdsrv.bridge.listeners import Listener, listen_on_pty, listen_on_tcp, listen_on_unix
+from kdsrv.bridge.listeners import Listener, is_loopback, listen_on_pty, listen_on_tcp, listen_on_unix
 from kdsrv.client.connecting import connect
 from kdsrv.client.listening import Listening, Notice
 from kdsrv.client.protocol import ClientProtocol
@@ -262,6 +262,9 @@ class Desk:
         lines = "\n".join(f"  {command}" for command in commands)
         where = f"a debugger finds the target on {_KINDS[kind]} {listener.address}:\n{lines}"
         self._screen.report("bridge", where, kind=kind, address=listener.address, commands=commands)
+        if kind == "tcp" and not is_loopback(listener.address.rpartition(":")[0]):
+            warning = f"whoever reaches {listener.address} has the target, for a debugger cannot log in"
+            self._screen.report("warning", warning, message=warning)
 
     def _debugger_comes(self, line: Transport) -> bool:
         assert self._bridge is not None

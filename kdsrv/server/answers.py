@@ -8,8 +8,8 @@ from twisted.logger import Logger
 
 from kdsrv import __version__
 from kdsrv.auth.users import Role, User
+from kdsrv.policy.policy import NotAllowed
 from kdsrv.server.listing import make_listing
-from kdsrv.server.policy import NotAllowed
 from kdsrv.sessions.directory import Directory
 from kdsrv.wire.members import one_line
 from kdsrv.wire.messages import Listing

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from kdsrv.bridge.bridge import Bridge
-from kdsrv.bridge.listeners import SocketListener, listen_on_tcp, listen_on_unix
+from kdsrv.bridge.listeners import SocketListener, is_loopback, listen_on_tcp, listen_on_unix
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.packets import Packet
@@ -24,7 +24,7 @@ from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
 from kdsrv.transports.transport import Transport
 
-__all__ = ["BridgeService", "ListenAddress", "parse_listen"]
+__all__ = ["BridgeService", "ListenAddress", "parse_listen", "reaches_beyond"]
 
 _FORMS: Final = "tcp:PORT, tcp:PORT:interface=ADDRESS or unix:PATH"
 
@@ -40,6 +40,11 @@ def parse_listen(text: str, default_host: str = "127.0.0.1") -> ListenAddress:
     if kind != "tcp" or not port.isdecimal() or int(port) > 65535:
         raise SetupError(why=f"a bridge cannot listen on '{text}'; write {_FORMS}")
     return interface.replace("\\:", ":") or default_host, int(port)
+
+
+def reaches_beyond(listen: ListenAddress) -> bool:
+    """Whether debuggers on other hosts can connect there. KD has no login: whoever can has the target."""
+    return not isinstance(listen, Path) and not is_loopback(listen[0])
 
 
 class BridgeService(Service):

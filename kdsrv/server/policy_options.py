@@ -6,9 +6,9 @@ from twisted.python.usage import UsageError
 
 from kdsrv.connection_strings import KdSpec
 from kdsrv.errors import KdsrvError
-from kdsrv.server.patterns import Pattern, parse_pattern
-from kdsrv.server.places import HostPlaces
-from kdsrv.server.policy import Policy, parse_target
+from kdsrv.policy.patterns import Pattern, parse_pattern
+from kdsrv.policy.places import HostPlaces
+from kdsrv.policy.policy import Policy, parse_target
 
 __all__ = ["PolicyOptions"]
 

@@ -18,13 +18,13 @@ from kdsrv.auth.door import Door
 from kdsrv.auth.users import UserBook
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import SetupError
+from kdsrv.policy.policy import Policy
 from kdsrv.server.answers import Answers
 from kdsrv.server.bridges import BridgeService
 from kdsrv.server.dialling import Destination
 from kdsrv.server.entrances import Guarded
 from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.server.initiator import Initiator
-from kdsrv.server.policy import Policy
 from kdsrv.sessions.directory import Directory
 from kdsrv.transports.opener import Opener
 from kdsrv.transports.simulated import SimulatedTargets

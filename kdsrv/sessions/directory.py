@@ -12,8 +12,8 @@ from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, PipeSpec, TargetSpec
 from kdsrv.errors import KdsrvError, SetupError, TargetHeld
 from kdsrv.link_driver import HeldAcks
-from kdsrv.server.places import HostPlaces
-from kdsrv.server.policy import Policy
+from kdsrv.policy.places import HostPlaces
+from kdsrv.policy.policy import Policy
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.read_only_session import ReadOnlySession
 from kdsrv.sessions.session import Session

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from kdsrv.server.policy import Device
+from kdsrv.policy.policy import Device
 from kdsrv.transports.devices import device_path
 
 __all__ = ["HostPlaces"]

@@ -34,7 +34,7 @@ from kdsrv.connection_strings import (
 )
 from kdsrv.connection_strings.values import UnfitValueError, a_published_name
 from kdsrv.errors import KdsrvError, SetupError
-from kdsrv.server.patterns import Pattern
+from kdsrv.policy.patterns import Pattern
 
 __all__ = ["Device", "NotAllowed", "Permit", "Places", "Policy", "parse_target"]
 

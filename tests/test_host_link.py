@@ -423,6 +423,32 @@ def test_the_first_packet_of_a_target_in_the_middle_leads_to_a_reset() -> None:
     assert host.events == [ResetSeen(), STOPPED]
 
 
+def test_a_break_in_that_makes_the_target_talk_shows_that_a_running_one_ate_the_reset() -> None:
+    """Whenever between two RESETs the break-in comes, the ids are agreed on at once."""
+    for passed in (0.0, 0.3, 0.7, 2.0):
+        host = Host()
+        host.resyncs()
+        host.waits(passed)
+        host.link.break_in(host.now)
+        assert host.link.take_output() == BREAK_IN
+        assert host.hears(stop(I1)) == RESET
+        assert host.hears(RESET + stop(I0)) == ack(I0)
+        assert host.events[-2:] == [ResetSeen(), STOPPED]
+
+
+def test_a_target_that_talks_and_does_not_answer_is_sent_the_next_reset_soon() -> None:
+    """However long the RESETs before it went unanswered: 0.5 s after the last, or as soon as its packet is over."""
+    host = Host(reset_timeout=0.5)
+    host.resyncs()
+    assert host.waits(1.6) == [(0.5, RESET), (1.5, RESET)]
+    assert host.hears(stop(I1)) == b""
+    assert host.waits(0.4) == [(pytest.approx(0.4), RESET)]
+    assert host.waits(1.4) == [(pytest.approx(0.5), RESET)]
+    assert host.hears(stop(I1)) == b""
+    assert host.waits(0.2) == [(pytest.approx(0.1), RESET)]
+    assert host.events == []
+
+
 def test_a_packet_sent_before_the_ids_are_agreed_waits() -> None:
     host = Host()
     assert host.sends(REQUEST) == b""

@@ -94,6 +94,28 @@ def test_a_running_target_is_left_running() -> None:
     bench.close()
 
 
+@pytest.mark.parametrize("attached_for", [0.1, 0.6, 1.7, 5.0])
+def test_a_running_target_breaks_in_at_once_whenever_it_is_asked(attached_for: float) -> None:
+    """Another debugger has let it run. Its stop comes under ids that nobody has agreed on since, and until it has
+    answered a RESET nothing can be asked of it."""
+    bench = SimBench(SimOptions(state="halted"))
+    bench.wait(0.1)
+    bench.step_over_break()
+    bench.ask(Manipulate.continue2())
+    bench.wait(0.1)
+    assert bench.target.state is TargetState.RUNNING
+    bench.session.close()
+    bench.open()
+    bench.wait(attached_for)
+    bench.session.break_in()
+    bench.wait(0.3)
+    assert bench.session.run_state is RunState.HALTED
+    bench.ask(Manipulate.get_version())
+    bench.wait(0.1)
+    assert Manipulate.decode(bench.user.packets[-1].payload).succeeded
+    bench.close()
+
+
 def test_a_target_that_prints_is_known_to_run() -> None:
     bench = SimBench(SimOptions(state="running"))
     bench.wait(5)

@@ -35,6 +35,9 @@ _LONGEST_PACKET: Final = 5.0
 _LATE: Final = 5.0
 """Seconds within which further RESETs of a target are taken for answers to RESETs that had waited in the line."""
 
+_GRACE: Final = 0.1
+"""Seconds that a target has to answer a RESET once it has sent what it was at."""
+
 _RESET: Final = encode_control(PacketType.RESET)
 
 
@@ -92,6 +95,8 @@ class HostLink(Link):
         self._sync_taken: bytes | None = None
         self._resets_sent = 0
         self._reset_at = 0.0
+        self._talked_at: float | None = None
+        self._break_in_behind_reset = False
         self._late_until = -float("inf")
         self._ack_at = 0.0
         self._heard_at = 0.0
@@ -108,7 +113,7 @@ class HostLink(Link):
 
     def break_in(self, now: float) -> None:
         """Ask a running target to stop, again and again until it announces a stop."""
-        self.breaking_in = True
+        self.breaking_in = self._break_in_behind_reset = True
         self._output.append(BREAK_IN)
         self._break_in_at = now + self._break_in_interval
         self._set_deadline(now)
@@ -147,6 +152,8 @@ class HostLink(Link):
             self.counters.damaged += 1
             self._control(PacketType.RESEND)
         if self.phase is _RESETTING and now >= self._reset_due():
+            if self._talked_at is not None:
+                self._resets_sent = 0
             if self._max_resets and self._resets_sent >= self._max_resets:
                 self.phase = _UNKNOWN
                 yield GaveUp(PacketType.RESET, f"no answer to {self._resets_sent} RESETs")
@@ -168,7 +175,7 @@ class HostLink(Link):
             self._resets_sent = 0
             self._send_reset(now)
         elif self.phase is _RESETTING:
-            pass
+            self._on_unexpected(now)
         elif packet.id in _IDS and (packet.id == self._expected or self._is_new(packet)):
             self._acknowledge(packet.id)
             orphan, answer = self._is_orphan(packet), self._answers_ours(packet)
@@ -186,6 +193,17 @@ class HostLink(Link):
             self.counters.duplicates += 1
             self._acknowledge(packet.id)
         return ()
+
+    def _on_unexpected(self, now: float) -> None:
+        """A packet in place of the answer to our RESET: the target talks, so it answers soon or has not heard.
+
+        One that was running has eaten the RESET. If a break-in followed that and made it talk, this is certain.
+        """
+        if self._break_in_behind_reset:
+            self._resets_sent = 0
+            self._send_reset(now)
+        elif self._talked_at is None:
+            self._talked_at = now
 
     def _on_sync(self, packet: HostPacket, now: float) -> Iterator[Event]:
         """The target has started its numbering anew, and expects us to have done so too (KD protocol, 1.4)."""
@@ -272,11 +290,15 @@ class HostLink(Link):
         self.phase = _RESETTING
         self._resets_sent += 1
         self._reset_at = now
+        self._talked_at = None
+        self._break_in_behind_reset = False
         self._output.append(_RESET)
         self._set_deadline(now)
 
     def _reset_due(self) -> float:
         """When the answer to our last RESET is overdue; a target in the middle of a packet answers after it."""
+        if self._talked_at is not None:
+            return max(self._reset_at + self._reset_timeout, self._talked_at + _GRACE)
         since = min(max(self._reset_at, self._heard_at), self._reset_at + _LONGEST_PACKET)
         return since + self._reset_timeout * (1 << min(max(self._resets_sent - 1, 0), 4))
 

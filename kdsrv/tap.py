@@ -9,11 +9,12 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from twisted.application.app import ServerOptions as TwistdOptions
 from twisted.application.service import IService
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
@@ -22,6 +23,7 @@ from twisted.python.usage import UsageError
 from typing_extensions import override
 
 from kdsrv import __version__
+from kdsrv.auth.users import UserBook
 from kdsrv.connection_strings import BridgeSpec, parse_bridge_string, parse_server_string
 from kdsrv.connection_strings.masking import masked
 from kdsrv.connection_strings.remoting import NpipeServerSpec, ServerSpec, SpipeServerSpec
@@ -31,7 +33,7 @@ from kdsrv.server.bridges import parse_listen, reaches_beyond
 from kdsrv.server.dialling import Destination, destination_of_spec, destination_of_string, is_reverse
 from kdsrv.server.entrances import Guarded, Keys, take_password, transport_of
 from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
-from kdsrv.server.made_password import client_command, place_to_dial, show_password
+from kdsrv.server.made_password import client_command, login_options, place_to_dial, show_password
 from kdsrv.server.policy_options import PolicyOptions
 from kdsrv.server.service import KdsrvService
 from kdsrv.server.tls_options import TlsOptions
@@ -58,6 +60,7 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
 
     def __init__(self) -> None:
         hide_secrets()
+        self._is_wrong = False
         super().__init__()
         self.listens: list[tuple[str, str | None]] = []
         self.connects: list[tuple[str, str | None]] = []
@@ -104,6 +107,21 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
         """Print the version and exit"""
         sys.stdout.write(f"kdsrv {__version__}\n")
         raise SystemExit(0)
+
+    @override
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except UsageError:
+            self._is_wrong = True
+            raise
+
+    @override
+    def getUsage(self, width: int | None = None) -> str:
+        """All options; with a mistake, one line, for behind all of them nobody would find what is wrong."""
+        if self._is_wrong:
+            return f"see {'twistd' if isinstance(self.parent, TwistdOptions) else 'twist'} kdsrv --help"
+        return super().getUsage(width)
 
     @override
     def parseArgs(self, *args: str) -> None:
@@ -216,24 +234,34 @@ class _ServerProcess(KdsrvService):
             self._log.warn("nobody has to log in (--no-password): who reaches this server can debug its targets")
         elif any(way.transport == "tcp" and way.book is not None for way in self._options.endpoints):
             self._log.info("over tcp: the password stays secret, but what is debugged can be read; ssl: encrypts it")
-        if self._options.entry_keys.made is not None:
-            with _start():
-                show_password(self._options.entry_keys.made, self._commands(self._options.entry_keys), os.environ)
+        self._tell_clients(self._options.entry_keys.made)
 
-    def _commands(self, keys: Keys) -> list[str]:
-        """What clients type who log in with the password that was made."""
-        book, password = keys.book_for(None), keys.made
-        assert password is not None
+    def _tell_clients(self, made: str | None) -> None:
+        """Say what clients type: with the password that was made where the process was started from, else in the log,
+        without any."""
+        made_book = None if made is None else self._options.entry_keys.book_for(None)
+        target = self._options.example()
         commands = []
+        for book, server in self._client_strings():
+            if made_book is not None and book is made_book:
+                commands.append(client_command(f"{server},password={made}", target))
+            else:
+                command = client_command(server, target, options=login_options(book))
+                self._log.info("clients come in with {command}", command=command)
+        if made is not None:
+            with _start():
+                show_password(made, commands, os.environ)
+
+    def _client_strings(self) -> Iterator[tuple[UserBook | None, str]]:
+        """The client string for each way in that has one, and whom it is for."""
         for listener, guarded in zip(self._listeners, self._options.endpoints, strict=True):
             place = None if listener.port is None else place_to_dial(listener.port.getHost())
-            if guarded.book is book and place is not None:
-                commands.append(client_command(guarded.transport, place, password))
+            if place is not None:
+                yield guarded.book, f"{guarded.transport}:{place}"
         for dialled in self._options.destinations:
-            if dialled.book is book:
-                place = f"clicon={socket.gethostname()},port={dialled.way.address.rpartition(':')[2]}"
-                commands.append(client_command(dialled.transport, place, password))
-        return commands
+            _, _, port = dialled.way.address.rpartition(":")
+            if port.isdecimal():
+                yield dialled.book, f"{dialled.transport}:clicon={socket.gethostname()},port={port}"
 
 
 @contextmanager

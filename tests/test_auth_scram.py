@@ -129,7 +129,7 @@ def refusal(one: ClientLogin, other: ServerLogin) -> LoginRefused:
 @pytest.mark.parametrize("password", ["Pencil", "pencil ", "x", "pencilpencil"])
 def test_a_wrong_password(password: str) -> None:
     error = refusal(client(password), server())
-    assert (error.code, str(error)) == ("login", "login refused (0x80004005)")
+    assert (error.code, str(error)) == ("login", "login refused (0x80004005): wrong user or password")
 
 
 def test_a_missing_password_is_none_at_all() -> None:

@@ -83,7 +83,9 @@ def test_a_missing_password_is_said_so() -> None:
     talk = Talk(None)
     error = talk.failure(talk.say(ServerHello(1, "a server", (PLAIN,))))
     assert isinstance(error, LoginNeeded)
-    assert (error.code, str(error)) == ("login", "the server wants a password, and none was given (0x80004005)")
+    where = "put password= into the string, or give --password-file or KDSRV_PASSWORD"
+    sentence = f"the server wants a password, and none was given (0x80004005): {where}"
+    assert (error.code, str(error)) == ("login", sentence)
 
 
 @pytest.mark.parametrize(("offered", "binding"), [((), None), ((), BINDING), ((PLAIN,), BINDING), ((BOUND,), None)])

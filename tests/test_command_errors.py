@@ -30,6 +30,7 @@ NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 TWIST_LINES: dict[str, tuple[int, str]] = {
     "--listen tcp:http": (64, "Error: kdsrv: --listen: 'tcp:http' is not a Twisted endpoint"),
     "--listen tcp:0 more": (64, "Error: kdsrv: 'more' belongs to no option"),
+    "-t tcp:prt=1": (64, "see twist kdsrv --help"),
     "--listen tcp:{busy}:interface=127.0.0.1": (
         1,
         "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use",
@@ -49,6 +50,7 @@ TWIST_LINES: dict[str, tuple[int, str]] = {
 }
 TWISTD_LINES: dict[str, tuple[int, str]] = {
     "-n kdsrv --listen tcp:http": (1, "kdsrv: --listen: 'tcp:http' is not a Twisted endpoint"),
+    "-n kdsrv --listen tcp:https": (1, "see twistd kdsrv --help"),
     "-n kdsrv --listen tcp:{busy}:interface=127.0.0.1": (
         1,
         "kdsrv: the server cannot listen: 127.0.0.1:{busy}: Address already in use",

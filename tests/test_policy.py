@@ -152,6 +152,14 @@ def test_where_one_is_published_that_is_the_default() -> None:
     assert opened(policy(targets=RACKS), None, User("kim", Role.FULL, ("rack2",))).name == "target:name=rack2"
 
 
+def test_where_several_are_one_has_to_be_named() -> None:
+    """No word of com1, which the client never wrote."""
+    offer = "it offers target:name=rack1, target:name=rack2"
+    for targets, user in ((RACKS[:2], ANYBODY), (RACKS, User("kim", Role.FULL, ("rack*",)))):
+        sentence = refused(policy(targets=targets, allowed=("*",)), None, user)
+        assert sentence == f"name a target: trans=@{{target:name=rack1}}; {offer}"
+
+
 def test_many_targets_are_not_all_named() -> None:
     rules = policy(targets=tuple(f"t{n}=sim:name=t{n}" for n in range(20)))
     assert "target:name=t7 and 12 more, see kdsrv list" in refused(rules, "sim:")

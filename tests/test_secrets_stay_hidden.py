@@ -128,7 +128,7 @@ def test_a_session_from_beginning_to_end() -> None:
                 debugger.halt()
         refused = run_program((*KDSRV, "connect", "-k", string(recorder.port, WRONG), "--tcp", "0"))
         assert refused.status == 1
-        assert "login refused (0x80004005)" in refused.text
+        assert "login refused (0x80004005): wrong user or password" in refused.text
         server.wait_for("login refused")
         assert b"attach" in recorder.heard
         check_hidden(bytes(recorder.heard), "the network", SECRET, WRONG)

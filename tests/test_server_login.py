@@ -56,6 +56,9 @@ class Desk:
             raise SetupError(why="you may not end this server")
 
 
+REFUSED = Failure("login", "login refused (0x80004005): wrong user or password")
+
+
 class LoginCase(SynchronousTestCase):
     """A server with users; at the end nothing may be left in its clock."""
 
@@ -142,7 +145,7 @@ class LoginTests(LoginCase):
             assert caller.hear() == []
             self.server.wait(0.1)
             heard.append((len(challenge.data), self.refused(caller)))
-        assert {refusal for _, refusal in heard} == {Failure("login", "login refused (0x80004005)")}
+        assert {refusal for _, refusal in heard} == {REFUSED}
 
     def test_broken_logins_are_refused_alike(self) -> None:
         for number, data in enumerate((b"", b"n,,n=kim,r=", b"p=tls-exporter,,n=kim,r=abc", b"\xff" * 3000)):
@@ -150,7 +153,7 @@ class LoginTests(LoginCase):
             caller.say(Login(PLAIN, data))
             assert caller.hear() == []
             self.server.wait(0.6)
-            assert self.refused(caller) == Failure("login", "login refused (0x80004005)")
+            assert self.refused(caller) == REFUSED
 
     def test_the_answer_to_a_failure_is_held_and_the_next_challenge_too(self) -> None:
         for hold in (0.5, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0):

@@ -11,6 +11,7 @@ from server_callers import NETWORK_BUFFER, Caller, ServerInMemory, SlowOpener
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectingCancelledError, ConnectionLost
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 from wire_talk import READ
@@ -192,6 +193,17 @@ class GarbageTests(ServerCase):
             self.server.wait(GREETING_LIMIT + 1)
             self.refused(caller)
             caller.leave()
+
+    def test_the_log_grows_with_the_logarithm_of_their_number(self) -> None:
+        logged: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
+        for _ in range(100):
+            caller = self.server.call()
+            caller.send(b"GET / HTTP/1.1\r\n\r\n")
+            self.refused(caller)
+            caller.leave()
+        assert [event["count"] for event in logged if "HTTP" in event.get("error", "")] == [1, 2, 4, 8, 16, 32, 64]
 
     def test_what_comes_after_the_last_word_is_not_looked_at(self) -> None:
         caller = self.server.call()

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from twisted.application.app import ServerOptions as TwistdOptions
+from twisted.application.twist._options import TwistOptions
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.usage import UsageError
 
 from kdsrv import __version__
@@ -28,6 +31,7 @@ def parsed(*words: str) -> Options:
 
 
 REVERSE = "tcp:port=6,clicon=[::1]"
+SERIAL = "com:port=/dev/ttyUSB0,baud=115200"
 BRIDGE = "listen=@{tcp:0},trans=@{sim:}"
 
 
@@ -142,15 +146,37 @@ def test_a_password_that_was_made_is_shown_with_commands(
     try:
         made = options.entry_keys.made
         ports = [port.getHost().port for port in service.ports]
-        first, *commands = capfd.readouterr().err.splitlines()
+        first, *commands, last = capfd.readouterr().err.splitlines()
     finally:
         for port in service.ports:
             port.connectionLost(None)
     assert first == f"kdsrv: no password was given, so one was made for this run: {made}"
+    assert last == "kdsrv: at each start it is another one; --password-file keeps one"
     assert [command.strip() for command in commands] == [
-        f"kdsrv connect -k 'kdsrv:server=@{{tcp:server={host},port={port},password={made}}},trans=@{{sim:}}'"
+        f"kdsrv connect -k 'kdsrv:server=@{{tcp:server={host},port={port},password={made}}},trans=@{{{SERIAL}}}'"
         for host, port in zip(("127.0.0.1", socket.gethostname(), socket.gethostname()), ports, strict=True)
     ]
+
+
+def test_what_clients_type_is_in_the_log_without_a_password(tmp_path: Path) -> None:
+    line = user_line(User("kim"), Verifier.of("secret", b"s" * 16))
+    users, one = written(tmp_path / "users", line), written(tmp_path / "one", "hunter2")
+    for words, options in (
+        (("--users", users), "--user NAME --password-file FILE "),
+        (("--password-file", one), "--password-file FILE "),
+        (("--no-password",), ""),
+    ):
+        targets = ("--target", "rack1=sim:", "--target", "rack2=sim:")
+        service = makeService(parsed("--listen", "tcp:0:interface=127.0.0.1", *targets, *words))
+        assert isinstance(service, KdsrvService)
+        with capturedLogs() as logged:
+            service.startService()
+        (port,) = service.ports
+        number = port.getHost().port
+        port.connectionLost(None)
+        said = [formatEvent(event) for event in logged if "command" in event]
+        server = f"kdsrv:server=@{{tcp:server=127.0.0.1,port={number}}}"
+        assert said == [f"clients come in with kdsrv connect {options}-k '{server},trans=@{{target:name=rack1}}'"]
 
 
 def test_a_password_that_nobody_would_see_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +199,7 @@ def test_a_password_is_not_left_in_the_journal(monkeypatch: pytest.MonkeyPatch, 
             show_password("made", [], {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
         show_password("made", ["type this"], {"JOURNAL_STREAM": f"{found.st_dev}:1"})
         journal.seek(0)
-        assert journal.read().splitlines()[1:] == ["    type this"]
+        assert journal.read().splitlines()[1:-1] == ["    type this"]
 
 
 WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -238,6 +264,16 @@ def test_a_wrong_command_line(words: tuple[str, ...], wanted: tuple[str, ...]) -
     text = str(refusal.value)
     assert all(word in text for word in wanted), text
     assert "hunter2" not in text
+
+
+def test_a_mistake_is_not_buried_under_all_options() -> None:
+    for program, named in ((TwistdOptions(), "twistd"), (TwistOptions(), "twist")):
+        options = Options()
+        options.parent = program
+        assert "--password-file" in options.getUsage()
+        with pytest.raises(UsageError):
+            options.parseOptions(["--listen", "tcp:x"])
+        assert options.getUsage() == f"see {named} kdsrv --help"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

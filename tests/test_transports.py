@@ -30,6 +30,7 @@ from transport_rigs import (
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from kdsrv.connection_strings.kd import (
@@ -377,6 +378,8 @@ class SerialTests(TransportCase):
                 ("/dev/ptmx", "this device is not a serial port"),
                 ("/dev/tty", "this device is not a serial port"),
                 (unix.path, f"this is a pipe, not a serial port; write com:pipe,port={unix.path}"),
+                ("com0", "com0: there is no such port, COM1 is the first; this host has no serial ports"),
+                ("0", "0: there is no such port, COM1 is the first"),
                 ("com77", "com77: it means /dev/ttyS76 here, and there is no such device"),
                 (r"\\.\com77", r"\\.\com77: it means /dev/ttyS76 here, and there is no such device"),
                 ("bad\0name", "it cannot be set up"),
@@ -703,7 +706,9 @@ class TcpTests(TransportCase):
 
     async def test_the_socket_is_set_up_for_request_and_reply(self) -> None:
         rig = self.rig(TcpRig())
-        transport = await self.open(rig.spec)
+        with capturedLogs() as logged:
+            transport = await self.open(rig.spec)
+        assert [event for event in logged if "factory" in event] == []
         rig.accept()
         assert isinstance(transport, DescriptorTransport)
         with socket.socket(fileno=os.dup(transport.fileno())) as view:

@@ -263,7 +263,9 @@ def test_a_client_may_leave_instead_of_logging_in() -> None:
 
 def test_a_login_that_fails_ends_the_connection() -> None:
     client, server = pair(State.ANSWERED)
-    assert client.receive_data(server.give_up(LoginRefused())) == [Failure("login", "login refused (0x80004005)")]
+    assert client.receive_data(server.give_up(LoginRefused())) == [
+        Failure("login", "login refused (0x80004005): wrong user or password")
+    ]
     assert client.state is server.state is State.CLOSED
 
 

@@ -67,7 +67,7 @@ _STRAY_EQUALS: Final = re.compile(r"=(?!2C|3D)")
 
 
 class LoginRefused(KdsrvError):
-    """login refused (0x80004005)"""
+    """login refused (0x80004005): wrong user or password"""
 
     code = "login"
 

@@ -17,7 +17,8 @@ __all__ = ["Admission", "LoginNeeded"]
 
 
 class LoginNeeded(KdsrvError):
-    """the server wants a password, and none was given (0x80004005)"""
+    """the server wants a password, and none was given (0x80004005): put password= into the string, or give
+    --password-file or KDSRV_PASSWORD"""
 
     code = "login"
 

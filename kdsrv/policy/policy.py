@@ -36,7 +36,7 @@ from kdsrv.connection_strings.values import UnfitValueError, a_published_name
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.policy.patterns import Pattern
 
-__all__ = ["Device", "NotAllowed", "Permit", "Places", "Policy", "parse_target"]
+__all__ = ["Device", "NotAllowed", "Permit", "Places", "Policy", "TargetUnnamed", "parse_target"]
 
 _DEVICES: Final = "/dev/"
 _NO_DEVICES: Final = ("/dev/shm/", "/dev/mqueue/", "/dev/hugepages/")
@@ -48,6 +48,10 @@ class NotAllowed(KdsrvError):
     """{target} is not open to you on this server: {why}"""
 
     code = "not-allowed"
+
+
+class TargetUnnamed(NotAllowed):
+    """name a target: trans=@{{target:name={first}}}; {offer}"""
 
 
 class Device(NamedTuple):
@@ -94,12 +98,15 @@ class Policy:
         """What is opened for a user (None: the operator) who asks for this; NotAllowed is a sentence.
 
         ``environ`` fills in what is left open. Where targets are published and nothing is asked for, the one that the
-        user may open is meant, if it is one.
+        user may open is meant; where they may open several, they have to name one.
         """
-        if wanted is None and len(names := self.names(user)) == 1:
+        names = self.names(user)
+        if wanted is None and len(names) == 1:
             wanted = TargetSpec(names[0])
+        if wanted is None and user is not None and names:
+            raise TargetUnnamed(first=names[0], offer=self._offer(user))
         if isinstance(wanted, TargetSpec):
-            if wanted.name not in self.names(user):
+            if wanted.name not in names:
                 raise NotAllowed(target=wanted, why=self._offer(user))
             return Permit(fill_in(self._targets[wanted.name], environ), str(wanted))
         if user is None:

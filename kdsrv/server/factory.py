@@ -53,6 +53,7 @@ class KdsrvServerFactory(Factory):
         self._connected: set[KdsrvServerProtocol] = set()
         self._waiting: set[KdsrvServerProtocol] = set()
         self._attached: set[KdsrvServerProtocol] = set()
+        self._strangers = 0
 
     def beside(self, book: UserBook | None, questions: Questions | None = None) -> KdsrvServerFactory:
         """The same for a listener of the same server with another book, and other answers if they are given; what the
@@ -72,6 +73,11 @@ class KdsrvServerFactory(Factory):
 
     def connected(self, protocol: KdsrvServerProtocol) -> None:
         self._connected.add(protocol)
+
+    def count_stranger(self) -> int:
+        """One more has come who does not speak the protocol; gives how many have."""
+        self._strangers += 1
+        return self._strangers
 
     def serve(self, protocol: KdsrvServerProtocol) -> None:
         """Count a client that asks for something. SetupError, a sentence, if too many do already."""

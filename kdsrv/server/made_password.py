@@ -1,4 +1,4 @@
-"""A password that was made up, shown with the commands for clients to those who started the server, and to no log."""
+"""What clients type; and a password that was made up, shown to those who started the server, and to no log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kdsrv.auth.users import UserBook, UserTable
 from kdsrv.errors import SetupError
 
-__all__ = ["client_command", "place_to_dial", "show_password"]
+__all__ = ["client_command", "login_options", "place_to_dial", "show_password"]
 
 
 def place_to_dial(address: Any) -> str | None:
@@ -23,9 +24,16 @@ def place_to_dial(address: Any) -> str | None:
     return f"server={name},port={port}"
 
 
-def client_command(transport: str, place: str, password: str) -> str:
-    """What a client types, ready to paste."""
-    return f"kdsrv connect -k 'kdsrv:server=@{{{transport}:{place},password={password}}},trans=@{{sim:}}'"
+def client_command(server: str, target: str, *, options: str = "") -> str:
+    """What a client types, ready to paste: a client string, a kd-string, and how to log in if it is not in there."""
+    return f"kdsrv connect {options}-k 'kdsrv:server=@{{{server}}},trans=@{{{target}}}'"
+
+
+def login_options(book: UserBook | None) -> str:
+    """With what options those of a book log in; empty if nobody has to. A space is behind them."""
+    if book is None:
+        return ""
+    return f"{'--user NAME ' if isinstance(book, UserTable) else ''}--password-file FILE "
 
 
 def show_password(password: str, commands: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -35,6 +43,7 @@ def show_password(password: str, commands: Sequence[str], environ: Mapping[str, 
     Python's own stderr, as Twisted's replacement leads to the log.
     """
     text = "\n    ".join([f"kdsrv: no password was given, so one was made for this run: {password}", *commands])
+    text += "\nkdsrv: at each start it is another one; --password-file keeps one"
     try:
         stream = sys.__stderr__
         if stream is None or os.path.samestat(found := os.fstat(stream.fileno()), os.stat(os.devnull)):

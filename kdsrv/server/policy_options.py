@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.python.usage import UsageError
 
-from kdsrv.connection_strings import KdSpec
+from kdsrv.connection_strings import KdSpec, TargetSpec
 from kdsrv.errors import KdsrvError
 from kdsrv.policy.patterns import Pattern, parse_pattern
 from kdsrv.policy.places import HostPlaces
@@ -39,6 +39,10 @@ class PolicyOptions:
             self._allowed.append(parse_pattern(text))
         except KdsrvError as error:
             raise UsageError(f"kdsrv: --allow: {error}") from None
+
+    def example(self) -> str:
+        """A kd-string as clients may write it: a published target, else a serial port."""
+        return next((str(TargetSpec(name)) for name in self._targets), "com:port=/dev/ttyUSB0,baud=115200")
 
     def policy(self) -> Policy:
         """What these options come to."""

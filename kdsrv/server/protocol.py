@@ -130,7 +130,7 @@ class KdsrvServerProtocol(Protocol):
             for event in self._connection.receive_data(data):
                 self._on_event(event)
         except PeerError as error:
-            self._log.info("{peer}: {error}", peer=self._peer, error=str(error))
+            self._log_breach(error)
             self._end(error)
 
     @override
@@ -140,6 +140,15 @@ class KdsrvServerProtocol(Protocol):
         self._leave()
         if self._dialled is not None:
             self._dialled.gone(reason)
+
+    def _log_breach(self, error: PeerError) -> None:
+        """Of those that never had a target, such as port scanners, the log tells with the logarithm of their number."""
+        if self._session is not None:
+            self._log.info("{peer}: {error}", peer=self._peer, error=str(error))
+            return
+        count = self._factory.count_stranger()
+        if count & (count - 1) == 0:
+            self._log.info("{peer}: {error} (so far: {count})", peer=self._peer, error=str(error), count=count)
 
     # What the client says
 

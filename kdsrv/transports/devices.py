@@ -26,9 +26,16 @@ _NAMED: Final = 8
 
 
 def device_path(port: str) -> str:
-    r"""The device that ``port`` means: ``com1``, ``1`` and ``\\.\com1`` are ``/dev/ttyS0``, a path is itself."""
+    r"""The device that ``port`` means: ``com1``, ``1`` and ``\\.\com1`` are ``/dev/ttyS0``, a path is itself.
+
+    `TargetError` for ``com0``, which means none.
+    """
     match = _COM.fullmatch(port)
-    return f"/dev/ttyS{max(int(match[1]) - 1, 0)}" if match else port
+    if not match:
+        return port
+    if (number := int(match[1])) == 0:
+        raise TargetError(target=port, why=f"there is no such port, COM1 is the first; {_offer()}")
+    return f"/dev/ttyS{number - 1}"
 
 
 def refuse_other_files(port: str) -> None:

@@ -39,10 +39,14 @@ async def open_tcp_serial(reactor: Any, host: str, port: int) -> DescriptorTrans
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         endpoint = HostnameEndpoint(reactor, host, port, timeout=_CONNECT_WITHIN)
-        connected = await endpoint.connect(Factory.forProtocol(Protocol))
+        connected = await endpoint.connect(_QuietFactory.forProtocol(Protocol))
     except (ConnectError, DNSLookupError, OSError, OverflowError, ValueError) as error:
         raise TargetError(target=target, why=_why(error, host)) from error
     return DescriptorTransport(reactor, f"TCP {target}", _take_over(connected))
+
+
+class _QuietFactory(Factory):
+    noisy = False
 
 
 def _take_over(connected: Any) -> int:

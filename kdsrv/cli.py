@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from twisted.python.failure import Failure
 from kdsrv import __version__
 from kdsrv.commands import connect, demo, end, password, sim
 from kdsrv.commands import list as list_command
+from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
 from kdsrv.process_title import hide_secrets
 
@@ -36,7 +38,10 @@ _AT_THE_KEYBOARD: Final = frozenset({"password"})
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for an error that has been told, 2 for a wrong option."""
     hide_secrets()
-    options = _parser().parse_args(_spelled(sys.argv[1:] if arguments is None else arguments))
+    parser = _parser()
+    options, unknown = parser.parse_known_args(_spelled(sys.argv[1:] if arguments is None else arguments))
+    if (wrong := complaint(options, unknown)) is not None:
+        parser.error(wrong)
     if options.command in _AT_THE_KEYBOARD:
         return _run_at_the_keyboard(options)
     from twisted.internet import reactor
@@ -67,12 +72,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_at_the_keyboard(options: argparse.Namespace) -> int:
     try:
-        return _status(options.run(None, options))
+        return _status(options.run(None, options), as_json=False)
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\n")
         return 1
     except KdsrvError:
-        return _status(Failure())
+        return _status(Failure(), as_json=False)
 
 
 def _run(reactor: Any, options: argparse.Namespace) -> int:
@@ -88,7 +93,7 @@ def _run(reactor: Any, options: argparse.Namespace) -> int:
 
         def end(result: int | Failure) -> None:
             nonlocal status
-            status = _status(result)
+            status = _status(result, as_json=getattr(options, "json", False))
             with suppress(ReactorNotRunning):
                 reactor.stop()
 
@@ -100,18 +105,22 @@ def _run(reactor: Any, options: argparse.Namespace) -> int:
     return status
 
 
-def _status(result: int | Failure) -> int:
+def _status(result: int | Failure, *, as_json: bool) -> int:
     if not isinstance(result, Failure):
         return result
     if result.check(CancelledError):
         return 0
-    if result.check(KdsrvError):
+    stream = sys.stderr
+    if as_json and isinstance(error := result.value, KdsrvError):
+        stream = sys.stdout
+        text = json.dumps({"event": "error", "code": error.code, "message": str(error.args[0])}) + "\n"
+    elif result.check(KdsrvError):
         text = f"kdsrv: {result.value}\n"
     else:
         text = f"kdsrv: an error inside kdsrv; please report it:\n{result.getTraceback()}"
     with suppress(OSError):  # nobody reads it any more
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        stream.write(text)
+        stream.flush()
     return 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectingCancelledError,
@@ -196,7 +197,15 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (ConnectionDone(), "the connection to the server has ended: it closed the connection"),
+        (
+            ConnectionDone(),
+            "it closed the connection before it said hello: is it a kdsrv server, and does it want tcp: or ssl:",
+        ),
+        (
+            SSL.Error([("SSL routines", "", "wrong version number")]),
+            r"speak TLS \(.*\); write tcp: if it has no TLS$",
+        ),
+        (SSL.Error([("SSL routines", "", "protocol version")]), r"it does not speak TLS 1.3 \(protocol version\)$"),
         (ConnectionLost("reset by peer"), "the connection to the server has ended: .*reset by peer"),
     ],
 )
@@ -208,6 +217,14 @@ def test_a_connection_that_ends_early(error: Exception, sentence: str) -> None:
         raise reason(talk)
     assert talk.protocol.disconnected.called
     assert idle(talk)
+
+
+def test_a_connection_that_ends_after_the_hello() -> None:
+    talk = Talk()
+    talk.heard()
+    talk.say(ServerHello(1, "a server"))
+    talk.lose(ConnectionDone())
+    assert str(reason(talk)) == "the connection to the server has ended: it closed the connection"
 
 
 # The session

@@ -62,11 +62,29 @@ TWISTD_LINES: dict[str, tuple[int, str]] = {
 }
 CONNECT = "connect --tcp 0 --no-reconnect -k kdsrv:server=@{{tcp:server=127.0.0.1,port={port}}},trans=@{{"
 SAYS = "kdsrv: the server says: "
+TORN = "your shell took the connection string apart; put it in single quotes"
 KDSRV_LINES: dict[str, tuple[int, str]] = {
     "": (2, "COMMAND"),
     "conect": (2, "'conect' (choose from"),
     "connect": (2, "-k"),
     "connect --udp 1 -k x": (2, "--udp"),
+    "connect -k kdsrv:server=@tcp:server=lab kdsrv:server=@port=1,password=TORN --tcp 0": (2, TORN),
+    "connect kdsrv:server=@tcp:server=lab --tcp 0 kdsrv:server=@password=TORN": (2, TORN),
+    "list tcp:server=lab, port=1,password=TORN": (2, TORN),
+    "end --user jo -k tcp:server=lab, port=1, password=TORN": (2, TORN),
+    "list": (2, "STRING, or -k STRING"),
+    "list lab:1234": (1, "kdsrv: a connection string begins with a transport: write tcp:server=lab,port=1234"),
+    "list -k tcp:1234": (1, "kdsrv: column "),
+    "list -k kdsrv:server=@{{tcp:server=127.0.0.1,port={nobody}}}": (1, "127.0.0.1:{nobody}: nobody listens there"),
+    "end kdsrv:server=@{{tcp:server=127.0.0.1,port={nobody}}}": (1, "127.0.0.1:{nobody}: nobody listens there"),
+    "list tcp:server=127.0.0.1,port={nobody} --json": (
+        1,
+        '{{"event": "error", "code": "unreachable", "message": "cannot',
+    ),
+    "end tcp:server=127.0.0.1,port={nobody} --json": (
+        1,
+        '{{"event": "error", "code": "unreachable", "message": "cannot',
+    ),
     "demo --onec": (2, "--onec"),
     "sim": (2, "--pty --unix --tcp --fifo"),
     "sim --pty --unix x": (2, "not allowed with argument --pty"),
@@ -106,7 +124,7 @@ KDSRV_LINES: dict[str, tuple[int, str]] = {
     "connect -k kdsrv:server=@{{tcp:server=127.0.0.1,port={http}}},trans=@{{sim:}}": (1, "an HTTP response"),
     "connect -k kdsrv:server=@{{tcp:server=127.0.0.1,port={closing}}},trans=@{{sim:}}": (
         1,
-        "kdsrv: the connection to the server has ended: it closed the connection",
+        "it closed the connection before it said hello: is it a kdsrv server, and does it want tcp: or ssl:?",
     ),
     CONNECT + "sim:state=broken}}": (1, "the value must be halted or running or boot"),
     CONNECT + "sim:name=a}} --tcp nowhere": (1, "kdsrv: --tcp: 'nowhere' is not [HOST:]PORT"),
@@ -208,6 +226,7 @@ def test_one_sentence_and_a_status(program: str, line: str, surroundings: Surrou
     assert "Traceback" not in ended.text
     assert "Error in Deferred" not in ended.text
     assert "File " not in ended.text
+    assert "TORN" not in ended.text
     assert ended.text.endswith("\n")
 
 

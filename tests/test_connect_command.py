@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -17,14 +18,25 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from background_program import BackgroundProgram
 from running_programs import KDSRV, ROOT, Client, Debugger, Server, addresses, until
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.testing import MemoryReactorClock
 
+from kdsrv.client.connecting import ServerUnreachable
+from kdsrv.client.protocol import ServerGone, ServerRefused
+from kdsrv.commands import connect as connect_command
 from kdsrv.commands.connect import printable
+from kdsrv.commands.screen import Screen
+from kdsrv.connection_strings import parse_kdsrv_string
+from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.manipulate import Manipulate
+from kdsrv.sessions.status import Quiet
 from kdsrv.sim.kernel import KERNEL_BASE
+from kdsrv.wire.messages import Attached
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +190,9 @@ def test_what_programs_read(server: Server, tmp_path: Path) -> None:
         "bridge",
         "ready",
     ]
-    assert [event["kind"] for event in client.events("bridge")] == ["tcp", "unix", "pty"]
+    bridges = client.events("bridge")
+    assert [event["kind"] for event in bridges] == ["tcp", "unix", "pty"]
+    assert [event["address"] for event in bridges[1:]] == [str(tmp_path / "u"), str(tmp_path / "p")]
 
 
 def test_what_people_read_without_a_terminal(server: Server) -> None:
@@ -196,7 +210,7 @@ def test_what_people_read_without_a_terminal(server: Server) -> None:
     address = addresses(client.text)[0]
     host, _, port = address.rpartition(":")
     assert f"  windbg -k com:ipport={port},port={host}" in lines
-    assert lines[0] == "connected: simulated target plain"
+    assert lines[0] == "holding simulated target plain"
 
 
 def test_the_default_bridges(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +224,114 @@ def test_the_default_bridges(server: Server, tmp_path: Path, monkeypatch: pytest
         with Debugger(unix) as debugger:
             debugger.halt()
             assert debugger.read(KERNEL_BASE, 2) == b"MZ"
+
+
+def test_relative_paths_are_shown_whole_and_the_string_needs_no_k(server: Server, tmp_path: Path) -> None:
+    words = [*KDSRV, "connect", "--unix", "u", server.string("sim:name=paths"), "--pty", "p"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    said = ""
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as client:
+        assert client.stderr is not None
+        while "Ctrl-C ends" not in said:
+            said += client.stderr.readline() or pytest.fail(said)
+        with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+            first.connect(str(tmp_path / "u"))
+            while "a debugger came" not in said:
+                said += client.stderr.readline() or pytest.fail(said)
+            second.connect(str(tmp_path / "u"))
+            while "turned away" not in said:
+                said += client.stderr.readline() or pytest.fail(said)
+        client.send_signal(signal.SIGINT)
+        assert client.wait(5) == 0
+    assert addresses(said) == [str(tmp_path / "u"), str(tmp_path / "p")]
+    assert "serial port" in said.partition(f"{tmp_path}/p:\n")[2].splitlines()[0]
+    away = f"a second debugger on {tmp_path}/u was turned away: the target's debugger is there already"
+    assert away in said.splitlines()
+
+
+class Lab:
+    """Stands for the way to a server: gives a session at once, or fails with ``error``; keeps the times."""
+
+    def __init__(self, clock: MemoryReactorClock) -> None:
+        self.clock = clock
+        self.times: list[float] = []
+        self.error: KdsrvError | None = None
+
+    def connect(self, *_: object, **__: object) -> Deferred[tuple[object, Attached]]:
+        self.times.append(self.clock.seconds())
+        if self.error is not None:
+            return fail(self.error)
+        return succeed((SimpleNamespace(leave=lambda: None), Attached("sim:", "sim", Quiet(0.0))))
+
+
+@pytest.fixture
+def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
+    lab = Lab(MemoryReactorClock())
+    monkeypatch.setattr(connect_command, "connect", lab.connect)
+    return lab
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def desk(lab: Lab, said: io.StringIO) -> Iterator[connect_command.Desk]:
+    spec = parse_kdsrv_string("kdsrv:server=@{tcp:server=lab,port=1},trans=@{sim:}")
+    desk = connect_command.Desk(lab.clock, spec, Screen(as_json=False, people=said), reconnect=True)
+    opening = ensureDeferred(desk.open([("127.0.0.1", 0)], [], []))
+    assert opening.called
+    yield desk
+    desk.close()
+
+
+def test_a_session_that_dies_at_once_is_not_tried_again_each_second(desk: connect_command.Desk, lab: Lab) -> None:
+    for _ in range(6):
+        desk.session_lost(SetupError(why="the line died"))
+        lab.clock.pump([0.25] * 80 if len(lab.times) == 4 else [0.25] * 4 * 2 ** (len(lab.times) - 1))
+    assert [later - earlier for earlier, later in zip(lab.times, lab.times[1:], strict=False)][:4] == [1, 2, 4, 8]
+
+
+def test_after_a_long_session_the_wait_is_short_again(desk: connect_command.Desk, lab: Lab) -> None:
+    for wait in (1, 2, 4):
+        desk.session_lost(SetupError(why="the line died"))
+        lab.clock.advance(wait)
+    lab.clock.advance(10.5)
+    before = len(lab.times)
+    desk.session_lost(SetupError(why="the line died"))
+    lab.clock.advance(1)
+    assert len(lab.times) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            ServerUnreachable(address="lab:1", why="nobody listens there"),
+            "waiting for the server: nobody listens there",
+        ),
+        (ServerRefused(code="held", message="sim: is held by jo"), "waiting: sim: is held by jo"),
+    ],
+)
+def test_what_is_waited_for(
+    desk: connect_command.Desk, lab: Lab, said: io.StringIO, error: KdsrvError, sentence: str
+) -> None:
+    lab.error = error
+    desk.session_lost(ServerGone(why="it closed the connection"))
+    lab.clock.advance(1)
+    assert said.getvalue().splitlines()[-1] == sentence
+
+
+def test_a_terminal_that_is_gone_is_no_trouble() -> None:
+    master, slave = pty.openpty()
+    with open(slave, "w", encoding="utf-8") as people:
+        screen = Screen(as_json=False, people=people)
+        gone: list[None] = []
+        screen.gone = lambda: gone.append(None)
+        os.close(master)
+        screen.live(Quiet(1.0))
+        assert gone == [None]
 
 
 def test_a_terminal_has_a_live_line(server: Server) -> None:

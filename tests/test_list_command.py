@@ -162,6 +162,8 @@ def test_a_listing_of_a_server_at_work(tmp_path: Path, monkeypatch: pytest.Monke
         refused = run_program((*KDSRV, "connect", "--no-reconnect", "-k", server.string("sim:")))
         assert refused.status == 1
         assert "it offers target:name=rack1, target:name=rack2" in refused.text
+        ended = command("end", *place(server), "--json")
+        assert (ended.status, ended.text) == (0, '{"event": "ended"}\n')
 
 
 def test_users_see_and_end_what_is_theirs(user_file: Path) -> None:

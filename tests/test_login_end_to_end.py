@@ -25,7 +25,7 @@ def test_the_command_that_is_printed_works_as_it_is() -> None:
         server.wait_for("Starting reactor")
         assert command[0] == "kdsrv"
         with BackgroundProgram([*KDSRV, *command[1:], "--tcp", "0"], cwd=ROOT) as client:
-            client.wait_for("^connected: ")
+            client.wait_for("^holding ")
         assert "logged in" in server.text
         assert server.text.count(made) == 2, "in the two lines that are for whoever has started it, and in no log"
 

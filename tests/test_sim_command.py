@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def simulated_target(*arguments: str) -> Iterator[str]:
-    """Run the command; gives the place where it says that the target is."""
+def simulated_target(*arguments: str, reached: str = r"com:\S+") -> Iterator[str]:
+    """Run the command; gives the place where it says that the target is. ``reached``: the kd-string, a pattern."""
     words = [sys.executable, "-c", PROGRAM, *arguments]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
         try:
@@ -44,6 +44,8 @@ def simulated_target(*arguments: str) -> Iterator[str]:
             line = program.stdout.readline()
             found = re.fullmatch(r"simulated target \(\w+\) at (.+); Ctrl-C ends it\n", line)
             assert found, line
+            line = program.stdout.readline()
+            assert re.fullmatch(rf"a server on this host reaches it as trans=@{{{reached}}}\n", line), line
             yield found[1]
         finally:
             program.terminate()
@@ -87,7 +89,7 @@ def connect(kind: socket.AddressFamily, address: str | tuple[str, int]) -> socke
 
 def test_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "target.sock"
-    with simulated_target("--unix", str(path)) as where:
+    with simulated_target("--unix", str(path), reached=f"com:pipe,port={path}") as where:
         assert where == f"unix socket {path}"
         assert path.stat().st_mode & 0o777 == 0o600
         for _ in range(2):

@@ -58,7 +58,7 @@ EACH = [
     (Halted(0, HaltReason.MODULE_UNLOAD, text="x.sys"), "halted", "halted: module unload x.sys"),
     (Halted(0, HaltReason.COMMAND, text="!help"), "halted", "halted: command !help"),
     (Rebooting(), "running", "the target reboots"),
-    (Interrupted("the VM is off"), "unknown", "the line is away: the VM is off; waiting for it to come back"),
+    (Interrupted("the VM is off"), "unknown", "waiting: the VM is off"),
     (Lost("unplugged"), "unknown", "the line is lost: unplugged"),
     (
         Refused("Continue", RunState.HALTED),

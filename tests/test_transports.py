@@ -623,7 +623,7 @@ class ReconnectTests(TransportCase):
         assert recorder.events == []
         transport.write(b"dropped")
         await until(lambda: recorder.events)
-        assert recorder.events == ["interrupted: waiting for the pipe to appear"]
+        assert recorder.events == ["interrupted: the pipe is not there"]
         rig = self.rig(UnixRig(path))
         recorder.on_resumed = lambda: transport.write(b"hello")
         await until(lambda: len(recorder.events) > 1)

@@ -71,6 +71,9 @@ class ServerGone(KdsrvError):
     code = "server-gone"
 
 
+_NO_HELLO: Final = " before it said hello: is it a kdsrv server, and does it want tcp: or ssl:?"
+
+
 class ClientProtocol(Protocol):
     """One session. ``attached`` fires with the server's ``Attached`` or fails with a KdsrvError. What happens after
     that goes to ``user``, to be set before the callback of ``attached`` (or the coroutine that awaits it) returns.
@@ -106,6 +109,7 @@ class ClientProtocol(Protocol):
         self._waiting: deque[bytes] = deque()
         self._writer: DirectWriter | None = None
         self._heard_at = 0.0
+        self._is_greeted = False
         self._error: KdsrvError | None = None
         self._leaving = False
 
@@ -168,7 +172,7 @@ class ClientProtocol(Protocol):
         self._alarm.stop()
         self._writer = None
         if self._error is None and not self._leaving:
-            self._error = _loss(reason)
+            self._error = self._loss(reason)
         self._tell_end()
         self.disconnected.callback(None)
 
@@ -200,7 +204,7 @@ class ClientProtocol(Protocol):
         elif isinstance(event, Failure):
             self._fail(ServerRefused(code=event.code, message=event.message))
         elif isinstance(event, Bye | ConnectionClosed):
-            self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else "it closed the connection"))
+            self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else self._closed()))
 
     def _come_in(self, event: ServerHello | Challenge | Welcome) -> None:
         """One step of the login, if there has to be one; then ask for the target."""
@@ -208,6 +212,7 @@ class ClientProtocol(Protocol):
         answer: Message | None = None
         try:
             if isinstance(event, ServerHello):
+                self._is_greeted = True
                 answer = admission.greeted(event, self._binding_of(self.transport))
             elif isinstance(event, Challenge):
                 answer = admission.challenged(event)
@@ -285,14 +290,18 @@ class ClientProtocol(Protocol):
         elif user is not None:
             user.session_lost(error)
 
+    def _closed(self) -> str:
+        return "it closed the connection" + ("" if self._is_greeted else _NO_HELLO)
 
-def _loss(reason: TwistedFailure) -> KdsrvError:
-    """Why the connection is lost. A server that is not the expected one says so by itself."""
-    if isinstance(reason.value, KdsrvError):
-        return reason.value
-    if reason.check(type(connectionDone.value)):
-        return ServerGone(why="it closed the connection")
-    return ServerGone(why=tls_failure(reason) or reason.getErrorMessage())
+    def _loss(self, reason: TwistedFailure) -> KdsrvError:
+        """Why the connection is lost. A server that is not the expected one says so by itself."""
+        if isinstance(reason.value, KdsrvError):
+            return reason.value
+        if reason.check(type(connectionDone.value)):
+            return ServerGone(why=self._closed())
+        if (why := tls_failure(reason)) is None:
+            return ServerGone(why=reason.getErrorMessage())
+        return ServerGone(why=f"{why}; write tcp: if it has no TLS" if "does not speak TLS (" in why else why)
 
 
 def _nothing_waits() -> None:

@@ -7,23 +7,25 @@ import os
 import re
 import socket
 import stat
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from typing_extensions import override
 
 from kdsrv.auth.scram import LoginRefused
 from kdsrv.bridge.bridge import Bridge
 from kdsrv.bridge.listeners import Listener, is_loopback, listen_on_pty, listen_on_tcp, listen_on_unix
 from kdsrv.client.connecting import connect
 from kdsrv.client.listening import Listening, Notice
-from kdsrv.client.protocol import ClientProtocol
+from kdsrv.client.protocol import ClientProtocol, ServerRefused
 from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
 from kdsrv.commands.login_options import GivenLogin, add_login_options, given_login
 from kdsrv.commands.screen import Screen
+from kdsrv.commands.string_option import add_string_option
 from kdsrv.connection_strings import KdsrvSpec, PortRange, SslClientSpec, TcpClientSpec, parse_kdsrv_string
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.debug_io import DebugIo
@@ -34,6 +36,7 @@ from kdsrv.sessions.status import Interrupted, Status
 from kdsrv.tls.contexts import CertificateRefused
 from kdsrv.tls.settings import ClientCertificates
 from kdsrv.transports.transport import Transport
+from kdsrv.wire.members import one_line
 from kdsrv.wire.messages import Attached
 
 __all__ = ["configure", "run"]
@@ -41,6 +44,8 @@ __all__ = ["configure", "run"]
 _LOOPBACK: Final = "127.0.0.1"
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 15.0
+_LONG_SESSION: Final = 10.0
+"""Seconds after which a session has been one: the next wait is a short one again."""
 _DEFAULT: Final = "default"
 
 
@@ -51,12 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Without --tcp, --unix or --pty it opens a TCP port on loopback and a unix socket. "
         "Ctrl-C ends the session and leaves the target as it is."
     )
-    parser.add_argument(
-        "-k",
-        dest="string",
-        metavar="STRING",
-        required=True,
-        help="'kdsrv:server=@{tcp:server=HOST,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}' (in quotes)",
+    add_string_option(
+        parser, "'kdsrv:server=@{tcp:server=HOST,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}' (in quotes)"
     )
     parser.add_argument(
         "--tcp", metavar="[HOST:]PORT", action="append", help="a bridge on a TCP port, of 127.0.0.1; 0: any free one"
@@ -88,11 +89,6 @@ async def _run(reactor: Any, options: argparse.Namespace, screen: Screen) -> int
         await _hold(desk, tcp, options)
     except CancelledError:
         return 0
-    except KdsrvError as error:
-        if not options.json:
-            raise
-        screen.report("error", "", code=error.code, message=str(error.args[0]))
-        return 1
     finally:
         screen.end()
     return 0
@@ -134,6 +130,8 @@ class Desk:
         self._bridge: Bridge | None = None
         self._listeners: list[Listener] = []
         self._again: Deferred[None] | None = None
+        self._wait = _FIRST_WAIT
+        self._attached_at = 0.0
         screen.gone = lambda: self._end(SetupError(why="nobody reads what is said here any more"))
 
     async def open(self, tcp: list[tuple[str, int]], unix: list[str], pty: list[str]) -> None:
@@ -147,10 +145,11 @@ class Desk:
         for host, port in tcp:
             self._offer(listen_on_tcp(self._reactor, host, port, self._debugger_comes), "tcp")
         for path in unix:
-            place = _default_socket(self._spec) if path == _DEFAULT else Path(path)
+            place = _default_socket(self._spec) if path == _DEFAULT else Path(path).absolute()
             self._offer(listen_on_unix(self._reactor, place, self._debugger_comes), "unix")
         for link in pty:
-            self._offer(listen_on_pty(self._reactor, self._debugger_comes, Path(link) if link else None), "pty")
+            made = Path(link).absolute() if link else None
+            self._offer(listen_on_pty(self._reactor, self._debugger_comes, made), "pty", made)
         self._screen.report("ready", "Ctrl-C ends the session and leaves the target as it is")
 
     def close(self) -> None:
@@ -189,6 +188,8 @@ class Desk:
         if not self._reconnect:
             self._end(reason)
             return
+        if self._reactor.seconds() - self._attached_at > _LONG_SESSION:
+            self._wait = _FIRST_WAIT
         self._screen.report("lost", f"the session is lost: {reason}", code=reason.code, message=str(reason))
         self._again = Deferred.fromCoroutine(self._connect_again())
         self._again.addErrback(self._not_again)
@@ -205,16 +206,15 @@ class Desk:
 
     async def _connect_again(self) -> None:
         assert self._bridge is not None
-        wait = _FIRST_WAIT
         while True:
-            await deferLater(self._reactor, wait)
-            wait = min(wait * 2, _LONGEST_WAIT)
+            await deferLater(self._reactor, self._wait)
+            self._wait = min(self._wait * 2, _LONGEST_WAIT)
             try:
                 session, attached = await self._connect()
             except KdsrvError as error:
                 if error.code in (LoginRefused.code, CertificateRefused.code):
                     raise
-                self._screen.live(Interrupted(str(error)))
+                self._screen.live(_absence(error))
                 continue
             self._again = None
             self._session = session
@@ -248,20 +248,22 @@ class Desk:
         self._screen.report("listening", f"{notice} ({hint})", server=notice.server, port=notice.port)
 
     def _say_attached(self, attached: Attached) -> None:
+        self._attached_at = self._reactor.seconds()
         self._screen.report(
             "attached",
-            f"connected: {attached.description}",
+            f"holding {attached.description}",
             target=attached.target,
             description=attached.description,
             status=attached.status.to_json(),
         )
 
-    def _offer(self, listener: Listener, kind: str) -> None:
+    def _offer(self, listener: Listener, kind: str, link: Path | None = None) -> None:
         self._listeners.append(listener)
-        commands = _COMMANDS[kind](listener.address)
-        lines = "\n".join(f"  {command}" for command in commands)
-        where = f"a debugger finds the target on {_KINDS[kind]} {listener.address}:\n{lines}"
-        self._screen.report("bridge", where, kind=kind, address=listener.address, commands=commands)
+        address = str(link or listener.address)
+        commands = _COMMANDS[kind](address)
+        lines = "\n".join(f"  {command}" for command in commands or [_SERIAL_PORT])
+        where = f"a debugger finds the target on {_KINDS[kind]} {address}:\n{lines}"
+        self._screen.report("bridge", where, kind=kind, address=address, commands=commands)
         if kind == "tcp" and not is_loopback(listener.address.rpartition(":")[0]):
             warning = f"whoever reaches {listener.address} has the target, for a debugger cannot log in"
             self._screen.report("warning", warning, message=warning)
@@ -270,11 +272,30 @@ class Desk:
         assert self._bridge is not None
         if self._bridge.attach(line):
             return True
-        sentence = f"a second debugger on {line.description} was turned away: one is on {self._bridge.debugger}"
+        first = self._bridge.debugger
+        there = "there already" if first == line.description else f"on {first} already"
+        sentence = f"a second debugger on {line.description} was turned away: the target's debugger is {there}"
         self._screen.report("debugger", sentence, state="refused", line=line.description)
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class _ServerAway(Interrupted):
+    """To programs it is the same: nothing comes, and it will again."""
+
+    @override
+    def sentence(self) -> str:
+        return f"waiting for the server: {one_line(self.why)}"
+
+
+def _absence(error: KdsrvError) -> Interrupted:
+    """Why there is no session, the point of it first: a status line is cut where the terminal ends."""
+    if isinstance(error, ServerRefused):
+        return Interrupted(str(error.facts["message"]))
+    return _ServerAway(str(error.facts.get("why", error)))
+
+
+_SERIAL_PORT: Final = "give it as a serial port to a program or to the debugger's virtual machine; any baud rate does"
 _KINDS: Final = {"tcp": "TCP port", "unix": "unix socket", "pty": "pty"}
 
 
@@ -293,7 +314,7 @@ def _unix_debuggers(path: str) -> list[str]:
 _COMMANDS: Final = {
     "tcp": _windbg,
     "unix": _unix_debuggers,
-    "pty": lambda path: [f"socat -,raw,echo=0 {path},raw,echo=0"],
+    "pty": lambda path: [],
 }
 
 

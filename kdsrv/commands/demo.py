@@ -51,7 +51,8 @@ async def _run(reactor: Any, *, once: bool) -> int:
     port = address.port
     spec = KdsrvSpec(TcpClientSpec(server=_LOOPBACK, ports=PortRange(port, port)), _TARGET)
     try:
-        _say(f"A server listens on {_LOOPBACK}:{port}; a client asks it for the target:\n  kdsrv connect -k '{spec}'\n")
+        _say(f"In this one process a server listens on {_LOOPBACK}:{port}, and a client holds its target by the string")
+        _say(f"  {spec}\n")
         async with client.open_session(reactor, spec) as target:
             await _show(reactor, service, target)
         if not once:

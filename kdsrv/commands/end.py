@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -29,4 +30,4 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
 
 async def _run(reactor: Any, options: argparse.Namespace) -> int:
     await ask_server(reactor, options, EndServer())
-    return show("the server ends\n")
+    return show(json.dumps({"event": "ended"}) + "\n" if options.json else "the server ends\n")

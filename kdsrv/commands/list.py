@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,7 +18,9 @@ from kdsrv.client.asking import ask
 from kdsrv.client.listening import Notice
 from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
 from kdsrv.commands.login_options import add_login_options, given_login
-from kdsrv.connection_strings import parse_client_string
+from kdsrv.commands.string_option import add_string_option
+from kdsrv.connection_strings import ClientSpec, parse_client_string, parse_kdsrv_string
+from kdsrv.errors import ConnectionStringError, SetupError
 from kdsrv.wire.members import Members
 from kdsrv.wire.messages import EndServer, ListEverything, Listing
 
@@ -36,6 +39,8 @@ __all__ = [
 QR_PORT: Final = 1234
 """The TCP port that ``kdsrv -QR HOST`` asks: that of all examples."""
 
+_TRANSPORT: Final = r"(?:tcp|ssl|com|npipe|spipe|hyperv|1394):"
+_HOST_AND_PORT: Final = re.compile(rf"(?!{_TRANSPORT})([\w.-]+|\[[0-9A-Fa-f:.]+\]):(\d{{1,5}})")
 _EXAMPLE: Final = "'tcp:server=HOST,port=1234,password=PASSWORD' (in quotes)"
 _COUNTERS: Final = ("packets_received", "packets_sent", "repeats_sent", "damaged")
 
@@ -47,14 +52,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"kdsrv -QR HOST is the same for tcp:server=HOST,port={QR_PORT}."
     )
     add_question_options(parser)
-    parser.add_argument("--json", action="store_true", help="show it as one JSON object")
 
 
 def add_question_options(parser: argparse.ArgumentParser) -> None:
     """Say which server is asked, and how to log in to it."""
-    parser.add_argument("string", metavar="STRING", help=_EXAMPLE)
+    add_string_option(parser, _EXAMPLE)
     add_login_options(parser)
     add_certificate_options(parser)
+    parser.add_argument("--json", action="store_true", help="say it as one JSON object, an error as well")
 
 
 def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
@@ -76,13 +81,26 @@ def ask_server(
     user, password = given_login(options, os.environ)
     return ask(
         reactor,
-        parse_client_string(options.string),
+        _server(options.string),
         question,
         user=user,
         password=password,
         certificates=given_certificates(options),
         tell=_tell,
     )
+
+
+def _server(text: str) -> ClientSpec:
+    """The server of a client string, or of a kdsrv string as ``kdsrv connect`` takes it."""
+    if text.lstrip().lower().startswith("kdsrv:"):
+        return parse_kdsrv_string(text).server
+    try:
+        return parse_client_string(text)
+    except ConnectionStringError:
+        if (found := _HOST_AND_PORT.fullmatch(text)) is None:
+            raise
+        write = f"tcp:server={found[1].strip('[]')},port={found[2]}"
+        raise SetupError(why=f"a connection string begins with a transport: write {write}") from None
 
 
 def show(text: str) -> int:

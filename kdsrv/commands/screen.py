@@ -70,7 +70,10 @@ class Screen:
 
     def _cut(self, line: str) -> str:
         """As much of a line as fits on one row: a row is all that can be cleared again."""
-        columns = os.get_terminal_size(self._people.fileno()).columns
+        try:
+            columns = os.get_terminal_size(self._people.fileno()).columns
+        except OSError:  # the terminal is gone, and writing will say so
+            return line
         return line[: columns - 1] if columns else line
 
     def _write_json(self, value: dict[str, object]) -> None:

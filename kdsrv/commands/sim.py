@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from kdsrv.commands.machine_end import offer_fifos, offer_pty, offer_tcp, offer_unix
+from kdsrv.connection_strings import KdSpec, PipeSpec, SerialSpec, TcpSerialSpec
 from kdsrv.errors import SetupError
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.options import STATES, SimOptions
@@ -64,6 +66,7 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
     if options.stop_after is not None:
         reactor.callLater(max(0.0, options.stop_after), _stop_target, reactor, live)
     sys.stdout.write(f"simulated target ({options.state}) at {where}; Ctrl-C ends it\n")
+    sys.stdout.write(f"a server on this host reaches it as trans=@{{{_trans(where, options)}}}\n")
     sys.stdout.flush()
     done: Deferred[int] = Deferred()
 
@@ -79,12 +82,22 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
 
 def _offer(reactor: Any, live: LiveTarget, options: argparse.Namespace) -> tuple[str, Callable[[], Any]]:
     if options.unix is not None:
-        return offer_unix(reactor, live, options.unix)
+        return offer_unix(reactor, live, os.path.abspath(options.unix))
     if options.tcp is not None:
         return offer_tcp(reactor, live, *options.tcp)
     if options.fifo is not None:
-        return offer_fifos(reactor, live, options.fifo)
+        return offer_fifos(reactor, live, os.path.abspath(options.fifo))
     return offer_pty(reactor, live)
+
+
+def _trans(where: str, options: argparse.Namespace) -> KdSpec:
+    """How a server opens what was offered there."""
+    place = where.rpartition(" ")[2]
+    if options.tcp is not None:
+        host, _, port = place.rpartition(":")
+        return TcpSerialSpec(host, int(port))
+    path = options.unix or options.fifo
+    return SerialSpec(place, 115200) if path is None else PipeSpec(os.path.abspath(path))
 
 
 def _stop_target(reactor: Any, live: LiveTarget) -> None:

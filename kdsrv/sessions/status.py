@@ -226,7 +226,7 @@ class Interrupted(Status):
     why: str
 
     def sentence(self) -> str:
-        return f"the line is away: {one_line(self.why)}; waiting for it to come back"
+        return f"waiting: {one_line(self.why)}"
 
     def _fields(self) -> dict[str, object]:
         return {"why": one_line(self.why)}

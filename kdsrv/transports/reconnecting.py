@@ -51,7 +51,7 @@ class ReconnectingTransport:
         """Begin to deliver. See `Transport`; a pipe that is not there is told as an interruption."""
         self._receiver = receiver
         if self._current is None:
-            self._next = self._reactor.callLater(0, self._interrupt, "waiting for the pipe to appear")
+            self._next = self._reactor.callLater(0, self._interrupt, "the pipe is not there")
         else:
             self._current.start(self)
 

@@ -39,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for an error that has been told, 2 for a wrong option."""
     hide_secrets()
     parser = _parser()
-    options, unknown = parser.parse_known_args(_spelled(sys.argv[1:] if arguments is None else arguments))
+    words = _spelled(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] not in _COMMANDS and ":" in words[0]:
+        # argparse would show the string, with the password in it
+        parser.error("a connection string needs a command before it: kdsrv connect -k '...'")
+    options, unknown = parser.parse_known_args(words)
     if (wrong := complaint(options, unknown)) is not None:
         parser.error(wrong)
     if options.command in _AT_THE_KEYBOARD:
@@ -110,6 +114,8 @@ def _status(result: int | Failure, *, as_json: bool) -> int:
         return result
     if result.check(CancelledError):
         return 0
+    if result.check(BrokenPipeError):
+        return 1
     stream = sys.stderr
     if as_json and isinstance(error := result.value, KdsrvError):
         stream = sys.stdout

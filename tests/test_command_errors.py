@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ KDSRV_LINES: dict[str, tuple[int, str]] = {
     "connect kdsrv:server=@tcp:server=lab --tcp 0 kdsrv:server=@password=TORN": (2, TORN),
     "list tcp:server=lab, port=1,password=TORN": (2, TORN),
     "end --user jo -k tcp:server=lab, port=1, password=TORN": (2, TORN),
+    "kdsrv:server=@{{tcp:server=lab,port=1,password=TORN}}": (2, "needs a command before it: kdsrv connect -k"),
     "list": (2, "STRING, or -k STRING"),
     "list lab:1234": (1, "kdsrv: a connection string begins with a transport: write tcp:server=lab,port=1234"),
     "list -k tcp:1234": (1, "kdsrv: column "),
@@ -235,6 +237,17 @@ def test_a_json_reader_is_told_as_well(surroundings: Surroundings) -> None:
     assert ended.status == 1
     assert ended.text.startswith('{"event": "error", "code": "target", "message": "the server says: /dev/nosuch: ')
     assert ended.text.count("\n") == 1
+
+
+def test_a_reader_that_leaves_is_no_error_to_report() -> None:
+    """As in ``kdsrv demo | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        ended = subprocess.run(
+            (*KDSRV, "demo", "--once"), stdout=nobody, stderr=subprocess.PIPE, cwd=ROOT, timeout=30, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_what_the_file_and_socket_were_is_left_alone(surroundings: Surroundings) -> None:

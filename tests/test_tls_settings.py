@@ -142,7 +142,7 @@ class Hangups(LabCase):
 class OpensslClient(LabCase):
     """A TLS implementation with nothing of ours in it."""
 
-    if shutil.which("openssl") is None:
+    if shutil.which("openssl") is None and os.environ.get("CI") != "true":
         skip = "openssl is not installed"
 
     async def ask(self, port: int, *options: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,11 +96,11 @@ def test_a_wrong_string_is_a_sentence(text: str, words: str, tmp_path: Path) -> 
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("folder", ["plain", "mode=777"])
+@pytest.mark.parametrize("folder", ["plain", "mode=777", "a:mode=777"])
 def test_a_unix_socket_is_for_its_owner(folder: str, tmp_path: Path) -> None:
     (tmp_path / folder).mkdir()
     path = tmp_path / folder / "socket"
-    text = f"unix:{str(path).replace('=', chr(92) + '=')}"
+    text = "unix:" + re.sub("([=:])", r"\\\1", str(path))
     listening: Deferred[Any] = endpoint_of_string(reactor, text).listen(Factory())
     ports: list[Any] = []
     listening.addCallback(ports.append)

@@ -6,7 +6,6 @@ of this module: it has been taken out of an endpoint string before.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from kdsrv.connection_strings import SslServerSpec, TcpServerSpec
 from kdsrv.connection_strings.remoting import ServerSpec
-from kdsrv.errors import SetupError
+from kdsrv.server.endpoint_strings import fields, parsed
 from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
 from kdsrv.tls.endpoints import tls_client_endpoint
 from kdsrv.tls.settings import ServerCertificates
@@ -24,8 +23,6 @@ __all__ = ["Destination", "destination_of_spec", "destination_of_string", "is_re
 
 _DIAL_LIMIT: Final = 15
 _EXAMPLE: Final = "write for instance tcp:desk:5000"
-_FIELD: Final = re.compile(r"(?:\\.|[^:\\])+|(?<=:)(?=:|$)")
-_NAMED: Final = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +47,8 @@ def destination_of_string(reactor: Any, text: str, *, certificates: ServerCertif
     if ssl is None:
         refuse_other_tls(text)
     inner = text if ssl is None else ssl.tcp
-    places, names = _fields(inner.partition(":")[2])
-    endpoint = _parse(reactor, inner)
+    places, names = fields(inner)
+    endpoint = parsed(clientFromString, reactor, inner, first_port=1, example=_EXAMPLE)
     if ssl is not None:
         endpoint = tls_client_endpoint(reactor, endpoint, ssl.server_tls(certificates))
     kind = inner.partition(":")[0].lower()
@@ -73,34 +70,6 @@ def destination_of_spec(reactor: Any, spec: ServerSpec, *, certificates: ServerC
     if isinstance(spec, SslServerSpec):
         endpoint = tls_client_endpoint(reactor, endpoint, certificates.server_tls_of_spec(spec))
     return Destination(endpoint, _shown(spec.clicon, str(port)))
-
-
-def _parse(reactor: Any, text: str) -> IStreamClientEndpoint:
-    """What Twisted makes of the string; its many ways to refuse one end in one sentence."""
-    try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, text)
-    except TypeError as error:
-        why = re.sub(r"^\S*\(\) ", "", str(error)) or "its parts do not fit together"
-        raise SetupError(why=f"'{text}' is not a Twisted endpoint: {why}; {_EXAMPLE}") from None
-    except (LookupError, ValueError, OSError) as error:
-        raise SetupError(why=f"'{text}' is not a Twisted endpoint: {error}; {_EXAMPLE}") from None
-    port = getattr(endpoint, "_port", None)
-    if isinstance(port, int) and not 1 <= port <= 65535:
-        raise SetupError(why=f"'{text}': the port must be 1 to 65535")
-    return endpoint
-
-
-def _fields(text: str) -> tuple[list[str], dict[str, str]]:
-    """The fields of a Twisted string, those with a name apart."""
-    places, names = [], {}
-    for field in _FIELD.findall(text):
-        named = _NAMED.fullmatch(field)
-        value = re.sub(r"\\(.)", r"\1", named[2] if named else field)
-        if named:
-            names[named[1]] = value
-        else:
-            places.append(value)
-    return places, names
 
 
 def _shown(host: str, port: str) -> str:

@@ -7,7 +7,6 @@ socket is for its owner alone, unless the string gives it another mode.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,14 +20,15 @@ from kdsrv.connection_strings.remoting import ComServerSpec, NpipeServerSpec, Se
 from kdsrv.errors import SetupError
 from kdsrv.first_free_port import FirstFreePort
 from kdsrv.local_pipes import LocalPipe, pipe_directory
+from kdsrv.server.endpoint_strings import fields, parsed
 from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
 from kdsrv.tls.endpoints import tls_server_endpoint
 from kdsrv.tls.settings import ServerCertificates
 
 __all__ = ["endpoint_of_spec", "endpoint_of_string", "is_private"]
 
+_OWNER_ALONE: Final = "600"
 _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
-_MODE: Final = re.compile(r"(?:^|:)mode=([0-7]+)")
 
 
 def endpoint_of_string(
@@ -44,8 +44,8 @@ def endpoint_of_string(
         inner = endpoint_of_string(reactor, ssl.tcp)
         return tls_server_endpoint(reactor, inner, ssl.server_tls(certificates or ServerCertificates()))
     refuse_other_tls(text)
-    endpoint = _parse(reactor, text)
-    return _parse(reactor, _with_mode(text)) if text.lower().startswith("unix:") else endpoint
+    endpoint = _parsed(reactor, text)
+    return _parsed(reactor, _with_mode(text)) if text.lower().startswith("unix:") else endpoint
 
 
 def endpoint_of_spec(
@@ -78,22 +78,13 @@ def endpoint_of_spec(
 
 def is_private(text: str) -> bool:
     """Whether ``text`` is a unix socket that others on this host cannot connect to."""
-    mode = _MODE.search(text)
-    return text.lower().startswith("unix:") and (mode is None or int(mode.group(1), 8) & 0o007 == 0)
+    if not text.lower().startswith("unix:"):
+        return False
+    return int(fields(text)[1].get("mode", _OWNER_ALONE), 8) & 0o007 == 0
 
 
-def _parse(reactor: Any, text: str) -> IStreamServerEndpoint:
-    """What Twisted makes of the string; its many ways to refuse one end in one sentence."""
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
-    except TypeError as error:
-        why = re.sub(r"^\S*\(\) ", "", str(error)) or "its parts do not fit together"
-        raise SetupError(why=f"'{text}' is not a Twisted endpoint: {why}; {_EXAMPLE}") from None
-    except (LookupError, ValueError, OSError) as error:
-        raise SetupError(why=f"'{text}' is not a Twisted endpoint: {error}; {_EXAMPLE}") from None
-    port = getattr(endpoint, "_port", None)
-    if isinstance(port, int) and not 0 <= port <= 65535:
-        raise SetupError(why=f"'{text}': the port must be 0 to 65535")
+def _parsed(reactor: Any, text: str) -> IStreamServerEndpoint:
+    endpoint: IStreamServerEndpoint = parsed(serverFromString, reactor, text, first_port=0, example=_EXAMPLE)
     return endpoint
 
 
@@ -101,4 +92,4 @@ def _with_mode(text: str) -> str:
     """A unix socket's string with its mode; SetupError if it names no path."""
     if not text.partition(":")[2].removeprefix("address=").partition(":")[0]:
         raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
-    return text if _MODE.search(text) else f"{text}:mode=600"
+    return text if "mode" in fields(text)[1] else f"{text}:mode={_OWNER_ALONE}"

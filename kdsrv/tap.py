@@ -234,6 +234,8 @@ class _ServerProcess(KdsrvService):
             self._log.warn("nobody has to log in (--no-password): who reaches this server can debug its targets")
         elif any(way.transport == "tcp" and way.book is not None for way in self._options.endpoints):
             self._log.info("over tcp: the password stays secret, but what is debugged can be read; ssl: encrypts it")
+        if any(getattr(spec, "icfenable", False) for spec in self._options.servers):
+            self._log.info("IcfEnable: opening this host's firewall for the ports above is left to whoever runs it")
         self._tell_clients(self._options.entry_keys.made)
 
     def _tell_clients(self, made: str | None) -> None:

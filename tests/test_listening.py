@@ -115,6 +115,12 @@ def test_strings_of_kdsrv_exe(busy: int) -> None:
     assert busy < address.port <= busy + 5
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="this host has no IPv6")
+def test_a_string_may_ask_for_ipv6(busy: int) -> None:
+    endpoint = endpoint_of_spec(reactor, parse_server_string(f"tcp:port={busy}:{busy + 5},ipversion=6"))
+    assert listen(endpoint).host == "::"
+
+
 def test_tls_reaches_as_far_as_tcp(tmp_path: Path) -> None:
     certificates = ServerCertificates(state=tmp_path / "state", host="lab")
     for text in ("ssl:0", "ssl:port=0"):

@@ -67,3 +67,9 @@ def test_a_client_that_is_refused_when_it_comes_back_ends(tmp_path: Path) -> Non
         assert client.process.wait(20) == 1
         client._reader.join(5)
         assert client.events("error")[-1]["message"] == REFUSED
+
+
+def test_a_firewall_is_left_to_the_host() -> None:
+    """IcfEnable is a word of kdsrv.exe's strings; whoever types it is told that nothing was opened."""
+    with Server("-t", "tcp:port=40000:60000,IcfEnable") as server:
+        server.wait_for(r"IcfEnable: opening this host's firewall for the ports above is left to whoever runs it")

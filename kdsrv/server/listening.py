@@ -63,7 +63,7 @@ def endpoint_of_spec(
     if isinstance(spec, TcpServerSpec | SslServerSpec):
         if spec.clicon is not None:
             raise SetupError(why="with clicon= the server dials the client, and has no endpoint to listen on")
-        endpoint = FirstFreePort(reactor, spec.ports)
+        endpoint = FirstFreePort(reactor, spec.ports, "::" if getattr(spec, "ipversion", None) == "6" else "")
     elif isinstance(spec, NpipeServerSpec | SpipeServerSpec):
         endpoint = LocalPipe(reactor, spec.pipe, pipes or pipe_directory(os.environ, os.geteuid()))
     elif isinstance(spec, ComServerSpec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import threading
@@ -60,21 +61,34 @@ class Middle:
                 raw, _ = self._listener.accept()
             except OSError:
                 return
-            with suppress(OSError):
-                near = self._outer.wrap_socket(raw, server_side=True)
-                far = self._inner.wrap_socket(socket.create_connection(("127.0.0.1", self._server)))
-                for source, sink, change in ((near, far, as_it_is), (far, near, self._change)):
-                    threading.Thread(target=self._pass_on, args=(source, sink, change), daemon=True).start()
+            threading.Thread(target=self._stand_between, args=(raw,), daemon=True).start()
 
-    def _pass_on(self, source: ssl.SSLSocket, sink: ssl.SSLSocket, change: Change) -> None:
+    def _stand_between(self, raw: socket.socket) -> None:
+        """One thread for both ways, since two may not use one TLS socket at the same time."""
+        ends: list[ssl.SSLSocket] = []
         with suppress(OSError):
-            while data := source.recv(65536):
-                self.seen += data
-                sink.sendall(change(data))
-        for end in (source, sink):
+            ends.append(self._outer.wrap_socket(raw, server_side=True))
+            ends.append(self._inner.wrap_socket(socket.create_connection(("127.0.0.1", self._server))))
+            near, far = ends
+            while self._pass_on(near, far, as_it_is) and self._pass_on(far, near, self._change):
+                if not near.pending() and not far.pending():
+                    select.select(ends, [], [], 1)
+        for end in ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def _pass_on(self, source: ssl.SSLSocket, sink: ssl.SSLSocket, change: Change) -> bool:
+        """Pass on what has come. False at the end."""
+        source.settimeout(0)
+        try:
+            data = source.recv(65536)
+        except ssl.SSLWantReadError:
+            return True
+        self.seen += data
+        sink.settimeout(10)
+        sink.sendall(change(data))
+        return bool(data)
 
     def close(self) -> None:
         self._listener.close()

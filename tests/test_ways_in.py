@@ -84,7 +84,7 @@ class Ways:
         pipes.start()
         self.addCleanup(pipes.stop)
         self.patch(Cables, "_of", WeakKeyDictionary())
-        self.patch(server_listening, "FirstFreePort", lambda *given: FirstFreePort(*given, "127.0.0.1"))
+        self.patch(server_listening, "FirstFreePort", lambda _, ports, __: FirstFreePort(reactor, ports, "127.0.0.1"))
         self.patch(server_initiator, "FIRST_WAIT", 0.05)
         self.facts = {"port": free_port(), "folder": self.folder, "pid": os.getpid(), "pin": ""}
         if "{folder}" in self.server:

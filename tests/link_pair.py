@@ -9,6 +9,7 @@ else.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def _payload(head: int, number: int, size: int) -> bytes:
     return (struct.pack("<I", head) + digits).ljust(size, bytes([0x41 + number % 7]))
 
 
-class Owner:
+class Owner(ABC):
     """What both owners keep: what they sent, took and were told, and a time at which they want to be called."""
 
     def __init__(self, link: Link) -> None:
@@ -132,11 +133,13 @@ class Owner:
             (self.acknowledged if isinstance(event, Acknowledged) else self.given_up).append(packet)
         self.handle(event, now)
 
+    @abstractmethod
     def handle(self, event: Event, now: float) -> None:
-        raise NotImplementedError
+        """Do what this end does about an event of its link."""
 
+    @abstractmethod
     def ring(self, now: float) -> None:
-        raise NotImplementedError
+        """The time this end asked for has come."""
 
 
 class Kernel(Owner):

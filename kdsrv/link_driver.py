@@ -102,8 +102,7 @@ class LinkDriver:
         if self._stopped:
             return
         link = self.link
-        output = link.take_output()
-        if output:
+        while output := link.take_output():
             if self._held:
                 output, self._held = self._held + output, b""
             if may_wait and self._acks is not None and len(output) == HEADER_SIZE:

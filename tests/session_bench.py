@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 
 from kdsrv.errors import KdsrvError
 from kdsrv.kd.framing import HostFramer, HostPacket
+from kdsrv.kd.host_link import HostLink
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import INITIAL_ID, Packet, PacketType, encode_control, encode_data
 from kdsrv.kd.state_change import StateChange
@@ -113,7 +114,7 @@ class LineBench:
         self.line = QuietLine()
         self.user = User()
         lease = Lease("line", "a test", "here", 0.0)
-        self.session = Session(self.clock, "line", self.line, lease, max_resets=max_resets)
+        self.session = Session(self.clock, "line", self.line, HostLink(resets=max_resets), lease)
         self.session.start(self.user)
 
     def hear(self, *frames: bytes) -> None:
@@ -162,7 +163,8 @@ class SimBench:
         """Another session, of another user, who finds the target as it is."""
         self.user = User()
         transport = SimulatedTransport(self.clock, self.live, "simulated", 0.0)
-        self.session = Session(self.clock, "sim", transport, Lease("sim", "a test", "here", 0.0))
+        link = HostLink(byte_time=transport.byte_time)
+        self.session = Session(self.clock, "sim", transport, link, Lease("sim", "a test", "here", 0.0))
         self.session.start(self.user)
 
     def ask(self, request: Manipulate) -> None:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdsrv.kd.host_link import HostLink, Phase
-from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
+from kdsrv.kd.host_link import HostLink
+from kdsrv.kd.link import Acknowledged, Event, GaveUp, Phase, ResetSeen
 from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, SYNC, Packet, PacketType, encode_control, encode_data
 
 CAPTURES = Path(__file__).resolve().parents[2] / "shared" / "spec" / "captures"

@@ -117,7 +117,7 @@ class Bridge:
             return 0
         return self._driver.bytes_received(data)
 
-    def transport_interrupted(self, why: str) -> None:
+    def transport_interrupted(self, why: str | Status) -> None:
         """A debugger's line does not come back by itself; see ``transport_lost``."""
 
     def transport_resumed(self) -> None:

@@ -24,6 +24,7 @@ from kdsrv.com_channel.sharing import connect_as_guest, offer
 from kdsrv.com_channel.stream import Arrived, Closed, Event, Lost, Opened, Readable, Stream
 from kdsrv.com_channel.transport import ComAddress, ComStream
 from kdsrv.errors import KdsrvError, SetupError, TargetError
+from kdsrv.sessions.status import Status
 from kdsrv.transports.transport import Transport
 
 __all__ = ["ComCable", "Means"]
@@ -153,7 +154,7 @@ class ComCable:
         self._pump()
         return 0
 
-    def transport_interrupted(self, why: str) -> None:
+    def transport_interrupted(self, why: str | Status) -> None:
         """Comes from pipes only."""
 
     def transport_resumed(self) -> None:

@@ -18,14 +18,13 @@ A break-in is one byte that the target reads only while it runs. It is repeated 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from enum import Enum
 from typing import Final
 
 from kdsrv.kd.framing import HostFramer, HostPacket
-from kdsrv.kd.link import Acknowledged, Event, GaveUp, Link, ResetSeen
+from kdsrv.kd.link import Acknowledged, Event, GaveUp, HostRole, Phase, ResetSeen
 from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, SYNC, Packet, PacketType, encode_control
 
-__all__ = ["HostLink", "Phase"]
+__all__ = ["HostLink"]
 
 _IDS: Final = frozenset({INITIAL_ID, INITIAL_ID | 1})
 _STOPS: Final = frozenset(map(int, (PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32)))
@@ -41,21 +40,13 @@ _GRACE: Final = 0.1
 _RESET: Final = encode_control(PacketType.RESET)
 
 
-class Phase(Enum):
-    """What the two ends agree on."""
-
-    UNKNOWN = "unknown"
-    RESETTING = "resetting"
-    SYNCED = "synced"
-
-
 _UNKNOWN, _RESETTING, _SYNCED = Phase
 _ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
 _MANIPULATE: Final = int(PacketType.STATE_MANIPULATE)
 """Names for the hot path: to look a member up in an enumeration takes five times as long."""
 
 
-class HostLink(Link):
+class HostLink(HostRole):
     """The host role of a link on a byte stream.
 
     ``byte_time`` is how long a byte takes on the line, in seconds; a packet is given that much longer to be
@@ -80,8 +71,6 @@ class HostLink(Link):
         resets: int = 3,
     ) -> None:
         super().__init__()
-        self.phase = Phase.UNKNOWN
-        self.breaking_in = False
         self._byte_time = byte_time
         self._ack_timeout = ack_timeout
         self._byte_timeout = byte_timeout
@@ -112,7 +101,6 @@ class HostLink(Link):
         return self._framer.noise
 
     def break_in(self, now: float) -> None:
-        """Ask a running target to stop, again and again until it announces a stop."""
         self.breaking_in = self._break_in_behind_reset = True
         self._output.append(BREAK_IN)
         self._break_in_at = now + self._break_in_interval

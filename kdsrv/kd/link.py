@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from kdsrv.kd.packets import INITIAL_ID, MAX_PAYLOAD, Packet, PacketType, encode_control, encode_data
@@ -27,8 +28,10 @@ __all__ = [
     "BreakIn",
     "Event",
     "GaveUp",
+    "HostRole",
     "Link",
     "LinkCounters",
+    "Phase",
     "ResendAsked",
     "ResetSeen",
 ]
@@ -36,6 +39,14 @@ __all__ = [
 _ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
 _ACKS: Final = {number: encode_control(_ACKNOWLEDGE, number) for number in (INITIAL_ID, INITIAL_ID | 1)}
 """The two ACKs that a link sends nearly always."""
+
+
+class Phase(Enum):
+    """What the two ends of a link agree on, as the host sees it."""
+
+    UNKNOWN = "unknown"
+    RESETTING = "resetting"
+    SYNCED = "synced"
 
 
 class BreakIn(NamedTuple):
@@ -130,7 +141,7 @@ class Link(ABC):
             self._queue.append(packet)
 
     def take_output(self) -> bytes:
-        """What to write to the line now."""
+        """What to write to the line now; on a medium of datagrams one of them, to be called until there is none."""
         output = self._output
         if not output:
             return b""
@@ -177,3 +188,32 @@ class Link(ABC):
         self._unacknowledged = None
         self._queue.clear()
         return [GaveUp(packet.type, why) for packet in lost]
+
+
+class HostRole(Link):
+    """What a session needs of a link in the host role, whichever medium it is for.
+
+    ``max_request`` and ``max_reply`` are the largest payloads, in bytes, that the medium carries to the target and
+    back.
+    """
+
+    max_request = MAX_PAYLOAD
+    max_reply = MAX_PAYLOAD
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = Phase.UNKNOWN
+        self.breaking_in = False
+
+    @property
+    @abstractmethod
+    def noise(self) -> int:
+        """Bytes from the target so far that belong to no packet."""
+
+    @abstractmethod
+    def break_in(self, now: float) -> None:
+        """Ask a running target to stop, again and again until it announces a stop."""
+
+    @abstractmethod
+    def resync(self, now: float) -> list[GaveUp]:
+        """Agree on ids anew, upon which a halted target announces its stop again. Unsent packets go."""

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from kdsrv.auth.users import ANYBODY, Role, User
-from kdsrv.connection_strings import KdSpec, PipeSpec, TargetSpec
+from kdsrv.connection_strings import KdSpec, TargetSpec
 from kdsrv.errors import KdsrvError, SetupError, TargetHeld
 from kdsrv.link_driver import HeldAcks
 from kdsrv.policy.places import HostPlaces
@@ -17,12 +17,10 @@ from kdsrv.policy.policy import Policy
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.read_only_session import ReadOnlySession
 from kdsrv.sessions.session import Session
+from kdsrv.transports.links import link_for
 from kdsrv.transports.opener import Opener, target_key
 
 __all__ = ["Directory"]
-
-_DEFAULT_RESETS = 3
-
 
 def _local_time(since: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
@@ -121,8 +119,8 @@ class Directory:
         except BaseException:
             self._leases.release(lease)
             raise
-        resets = spec.resets if isinstance(spec, PipeSpec) and spec.resets is not None else _DEFAULT_RESETS
+        link = link_for(spec, transport)
         kind = ReadOnlySession if user is not None and user.role is Role.READ_ONLY else Session
-        session = kind(self._reactor, name, transport, lease, max_resets=resets, acks=self.acks)
+        session = kind(self._reactor, name, transport, link, lease, acks=self.acks)
         self._sessions[lease] = session
         return session

@@ -25,8 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from kdsrv.alarm import Alarm
 from kdsrv.errors import PeerError, TargetError
 from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
-from kdsrv.kd.host_link import HostLink, Phase
-from kdsrv.kd.link import Acknowledged, Event, GaveUp, ResetSeen
+from kdsrv.kd.link import Acknowledged, Event, GaveUp, HostRole, Phase, ResetSeen
 from kdsrv.kd.packets import MANIPULATE, MAX_PAYLOAD, Packet, PacketType
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.lease import Lease
@@ -65,7 +64,7 @@ _OVERDUE: Final = 3.0
 
 
 class Session:
-    """A link to a target on an open transport. ``name`` is how people call the target.
+    """``link`` to a target on an open transport. ``name`` is how people call the target.
 
     Made by the ``Directory``, which holds the lease; ``start`` begins with one RESET, which a halted target answers and
     a running one ignores.
@@ -78,9 +77,9 @@ class Session:
         clock: IReactorTime,
         name: str,
         transport: Transport,
+        link: HostRole,
         lease: Lease,
         *,
-        max_resets: int = 3,
         acks: HeldAcks | None = None,
     ) -> None:
         self.name = name
@@ -90,7 +89,7 @@ class Session:
         self.status: Status = Quiet(0.0)
         self.stop: Packet | None = None
         self.transport = transport
-        self.link = HostLink(byte_time=transport.byte_time, resets=max_resets)
+        self.link = link
         self.orphans = 0
         self._clock = clock
         # on a line where bytes take time, an ACK that waits for a request makes that later by its own length
@@ -106,7 +105,7 @@ class Session:
         self._break_in_since: float | None = None
         self._heard_before_break_in = 0
         self._break_in_next = False
-        self._away: str | None = None
+        self._away = False
         self._left: Callable[[], None] | None = None
         self._settled = False
         self._closed = False
@@ -217,14 +216,15 @@ class Session:
             self._close_when_settled()
         return missing
 
-    def transport_interrupted(self, why: str) -> None:
-        self._away = why
-        self._lose_requests()
-        self._reset()
-        self._set_status(Interrupted(why))
+    def transport_interrupted(self, why: str | Status) -> None:
+        was_away, self._away = self._away, True
+        if not was_away:
+            self._lose_requests()
+            self._reset()
+        self._set_status(why if isinstance(why, Status) else Interrupted(why))
 
     def transport_resumed(self) -> None:
-        self._away = None
+        self._away = False
         self._heard_at = self._clock.seconds()
         self._reset()
         self._set_status(Quiet(0.0))
@@ -250,7 +250,7 @@ class Session:
             self._forget_stop()
 
     def _write(self, data: bytes) -> None:
-        if self._away is None:
+        if not self._away:
             self.transport.write(data)
 
     def _on_packet(self, packet: Packet) -> None:
@@ -384,7 +384,7 @@ class Session:
         now = self._clock.seconds()
         counters = self.link.counters
         self._looked += 1
-        if self._away is not None:
+        if self._away:
             return
         if self._break_in_since is not None:
             came = counters.bytes_received - self._heard_before_break_in

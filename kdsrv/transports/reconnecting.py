@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kdsrv.errors import TargetError
+from kdsrv.sessions.status import Status
 from kdsrv.transports.descriptor import Reactor
 from kdsrv.transports.patience import RETRY_EVERY
 from kdsrv.transports.transport import Receiver, ReceiverFailed, Transport
@@ -76,7 +77,7 @@ class ReconnectingTransport:
         """Hand on."""
         return 0 if self._receiver is None else self._receiver.bytes_received(data)
 
-    def transport_interrupted(self, why: str) -> None:
+    def transport_interrupted(self, why: str | Status) -> None:
         """Hand on."""
         if self._receiver is not None:
             self._receiver.transport_interrupted(why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from kdsrv.errors import LinkLost, TargetError
+from kdsrv.sessions.status import Status
 
 __all__ = ["AbsentError", "Receiver", "ReceiverFailed", "Transport"]
 
@@ -16,8 +17,9 @@ class Receiver(Protocol):
         """Take ``data`` (never empty); return how many bytes the packet being received still lacks, 0 if none is."""
         ...
 
-    def transport_interrupted(self, why: str) -> None:
-        """The line is away and will be back (reconnecting pipes only); what is written meanwhile is dropped."""
+    def transport_interrupted(self, why: str | Status) -> None:
+        """The line is away and will be back; what is written meanwhile is dropped. May come again with something new to
+        say: words, or a status with the evidence in it."""
         ...
 
     def transport_resumed(self) -> None:

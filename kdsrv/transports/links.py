@@ -1,0 +1,21 @@
+"""Which kind of link goes on which medium."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kdsrv.connection_strings import KdSpec, PipeSpec
+from kdsrv.kd.host_link import HostLink
+from kdsrv.kd.link import HostRole
+from kdsrv.transports.transport import Transport
+
+__all__ = ["link_for"]
+
+_RESETS: Final = 3
+"""How often in a row a RESET goes out without an answer, where the string says nothing."""
+
+
+def link_for(spec: KdSpec, transport: Transport) -> HostRole:
+    """The link for a transport that was opened for ``spec``."""
+    resets = spec.resets if isinstance(spec, PipeSpec) and spec.resets is not None else _RESETS
+    return HostLink(byte_time=transport.byte_time, resets=resets)

@@ -34,6 +34,7 @@ __all__ = [
     "Phase",
     "ResendAsked",
     "ResetSeen",
+    "TargetRole",
 ]
 
 _ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
@@ -217,3 +218,25 @@ class HostRole(Link):
     @abstractmethod
     def resync(self, now: float) -> list[GaveUp]:
         """Agree on ids anew, upon which a halted target announces its stop again. Unsent packets go."""
+
+
+class TargetRole(Link):
+    """What a machine that is debugged needs of a link in the target role, whichever medium it is for.
+
+    ``running``: the machine runs, and only polls for a break-in. ``want``: the packet types that it takes while it
+    stands still. ``break_pending``: a break-in came while it stood still. ``debugger_absent``: the last packet was
+    given up. ``max_reply`` is the largest payload, in bytes, that the medium carries to the debugger.
+    """
+
+    max_reply = MAX_PAYLOAD
+
+    def __init__(self, want: frozenset[int]) -> None:
+        super().__init__()
+        self.running = False
+        self.want = want
+        self.break_pending = False
+        self.debugger_absent = False
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Forget everything, as a machine that boots does; what the debugger sent is lost too."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from kdsrv.kd.framing import TargetFramer, TargetHeader
-from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, Link, ResendAsked, ResetSeen
+from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen, TargetRole
 from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, MAX_PAYLOAD, SYNC, Packet, PacketType, checksum
 
 __all__ = ["TargetLink"]
@@ -36,7 +36,7 @@ _GIVEN_UP: Final[dict[int, bytes]] = {
 """Print, load symbols and file create: the only packets a target does not repeat for ever (KD protocol, 1.5)."""
 
 
-class TargetLink(Link):
+class TargetLink(TargetRole):
     """The target role of a link on a byte stream.
 
     ``byte_timeout`` is in seconds. ``retries`` is how often the packets that a target may give up are sent (None: they
@@ -58,11 +58,7 @@ class TargetLink(Link):
         break_at_once: bool = False,
         want: frozenset[int] = frozenset(_FIXED_SIZE),
     ) -> None:
-        super().__init__()
-        self.running = False
-        self.want = want
-        self.break_pending = False
-        self.debugger_absent = False
+        super().__init__(want)
         self._byte_timeout = byte_timeout
         self._retries = retries
         self._reset_reply_id = reset_reply_id
@@ -85,7 +81,6 @@ class TargetLink(Link):
         self._renumber(self._next_id | SYNC)
 
     def restart(self) -> None:
-        """Forget everything, as a machine that boots does; what the debugger sent is lost too."""
         self._unacknowledged = None
         self._queue.clear()
         self._framer.discard()

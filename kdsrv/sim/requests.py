@@ -14,6 +14,7 @@ from kdsrv.kd.amd64 import Context
 from kdsrv.kd.api import Api
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.manipulate import Manipulate
+from kdsrv.kd.packets import MAX_PAYLOAD
 from kdsrv.kd.statuses import Status
 from kdsrv.sim.machine import SimulatedMachine
 from kdsrv.sim.memory import PAGE_SIZE, AddressSpace
@@ -32,11 +33,16 @@ _Handler: TypeAlias = Callable[["RequestHandler", Manipulate], Manipulate]
 
 
 class RequestHandler:
-    """Answers for one machine. `begin_stop` is to be called at each stop: some rules start afresh there."""
+    """Answers for one machine, none of more than ``max_reply`` bytes.
 
-    def __init__(self, machine: SimulatedMachine, options: SimOptions) -> None:
+    `begin_stop` is to be called at each stop: some rules start afresh there.
+    """
+
+    def __init__(self, machine: SimulatedMachine, options: SimOptions, max_reply: int = MAX_PAYLOAD) -> None:
         self._machine = machine
         self._options = options
+        self._room = max_reply - Manipulate.SIZE
+        self._read_cap = min(options.read_cap, self._room)
         self._context_was_read = False
         self._new_context: dict[int, bytearray] = {}
         self._ports: dict[int, int] = {}
@@ -52,9 +58,10 @@ class RequestHandler:
         if handler is None:
             return request.reply_unknown()
         try:
-            return handler(self, request)
+            reply = handler(self, request)
         except (PayloadError, struct_error):
             return request.reply(_FAILED)
+        return reply if len(reply.data) <= self._room else request.reply(_FAILED)
 
     @property
     def _memory(self) -> AddressSpace:
@@ -74,14 +81,14 @@ class RequestHandler:
         return request.reply(Status.SUCCESS if written == len(request.data) else _FAILED, actual=written)
 
     def _read_virtual(self, request: Manipulate) -> Manipulate:
-        wanted = min(request["transfer_count"], self._options.read_cap)
+        wanted = min(request["transfer_count"], self._read_cap)
         return self._read_done(request, wanted, self._memory.read_virtual(request["address"], wanted))
 
     def _write_virtual(self, request: Manipulate) -> Manipulate:
         return self._write_done(request, self._memory.write_virtual(request["address"], request.data))
 
     def _read_physical(self, request: Manipulate) -> Manipulate:
-        wanted = min(request["transfer_count"], self._options.read_cap)
+        wanted = min(request["transfer_count"], self._read_cap)
         return self._read_done(request, wanted, self._machine.kernel.physical.read(request["address"], wanted))
 
     def _write_physical(self, request: Manipulate) -> Manipulate:
@@ -133,6 +140,7 @@ class RequestHandler:
         start, count = request["offset"], request["byte_count"]
         if not self._options.context_ex or processor is None or start + count > Context.SIZE:
             return request.reply(_FAILED, bytes_copied=0)
+        count = min(count, self._room)
         self._context_was_read = True
         return request.reply(Status.SUCCESS, processor.read_context()[start : start + count], bytes_copied=count)
 

@@ -23,7 +23,7 @@ from typing import Final
 from kdsrv.kd.api import Api
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
-from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen
+from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen, TargetRole
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.kd.state_change import StateChange
@@ -44,7 +44,7 @@ _SLICE_STEPS: Final = 64
 _IDLE_STEPS: Final = 16
 _MAX_AGENDA: Final = 10_000
 _MAX_LOG: Final = 1_000
-_MAX_PRINT: Final = 3984
+_PRINT_HEADER: Final = 16
 _UNHANDLED_EXCEPTION: Final = 0x1E
 _MANUAL_CRASH: Final = 0xE2
 
@@ -57,20 +57,14 @@ class TargetState(Enum):
 
 
 class SimulatedTarget:
-    """Made at ``now``; ``log`` holds the latest requests that were handled, ``answers`` what came back to prompts and
-    file requests.
+    """Made at ``now``, at the end of ``link``; without one on a serial line, as ``options`` describe it.
+
+    ``log`` holds the latest requests that were handled, ``answers`` what came back to prompts and file requests.
     """
 
-    def __init__(self, options: SimOptions | None = None, now: float = 0.0) -> None:
+    def __init__(self, options: SimOptions | None = None, now: float = 0.0, link: TargetRole | None = None) -> None:
         self.options = options = SimOptions() if options is None else options
-        self.link = TargetLink(
-            byte_timeout=options.byte_timeout,
-            retries=options.retries,
-            reset_reply_id=options.reset_reply_id,
-            first_id_after_reset=options.first_id_after_reset,
-            sync=options.sync_on_boot,
-            drain_on_reset=options.drain_input_on_reset,
-        )
+        self.link: TargetRole = _serial_link(options) if link is None else link
         self.log: deque[Manipulate] = deque(maxlen=_MAX_LOG)
         self.answers: deque[Packet] = deque(maxlen=_MAX_LOG)
         self.state = TargetState.RUNNING
@@ -139,8 +133,9 @@ class SimulatedTarget:
     def print(self, text: str, now: float) -> None:
         """Print from the kernel once it runs, a long text in parts; unheard when there is no debugger."""
         data = text.encode("cp1252", "replace")
-        for at in range(0, len(data), _MAX_PRINT):
-            self._plan(partial(self._print, data[at : at + _MAX_PRINT]), now)
+        most = self.link.max_reply - _PRINT_HEADER
+        for at in range(0, len(data), most):
+            self._plan(partial(self._print, data[at : at + most]), now)
 
     def stop(self, now: float) -> None:
         """Stop as if the debugger had broken in; a target that stands still already stops after its next Continue."""
@@ -184,7 +179,7 @@ class SimulatedTarget:
         self.machine = SimulatedMachine(
             cpus=options.cpus, build=options.build, service_pack=options.service_pack, pae_enabled=options.pae_bit
         )
-        self._requests = RequestHandler(self.machine, options)
+        self._requests = RequestHandler(self.machine, options, self.link.max_reply)
 
     def _boot(self, now: float) -> None:
         self.print(f"simulated target: Windows build {self.options.build}, {self.options.cpus} processors\n", now)
@@ -352,3 +347,14 @@ class SimulatedTarget:
     def _print(self, text: bytes, now: float) -> None:
         if not self.link.debugger_absent:
             self.link.send(PacketType.DEBUG_IO, DebugIo.print_string(text).encode(), now)
+
+
+def _serial_link(options: SimOptions) -> TargetLink:
+    return TargetLink(
+        byte_timeout=options.byte_timeout,
+        retries=options.retries,
+        reset_reply_id=options.reset_reply_id,
+        first_id_after_reset=options.first_id_after_reset,
+        sync=options.sync_on_boot,
+        drain_on_reset=options.drain_input_on_reset,
+    )

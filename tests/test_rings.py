@@ -36,6 +36,7 @@ RINGS = {
     "kdsrv.errors": PURE,
     "kdsrv.first_free_port": TWISTED,
     "kdsrv.kd": PURE,
+    "kdsrv.kdnet": PURE,
     "kdsrv.link_driver": TWISTED,
     "kdsrv.local_pipes": TWISTED,
     "kdsrv.policy": PURE,

@@ -157,7 +157,7 @@ class Link(ABC):
 
     def _put_on_line(self, packet: Packet, now: float) -> None:
         self._unacknowledged = packet
-        self._frame = encode_data(packet.type, self._next_id, packet.payload)
+        self._frame = self._encode(packet)
         self._tries = 0
         self.counters.packets_sent += 1
         self._transmit(now)
@@ -180,7 +180,11 @@ class Link(ABC):
         """Ids have started again: the unacknowledged packet goes out under the new one."""
         self._next_id = packet_id
         if self._unacknowledged is not None:
-            self._frame = encode_data(self._unacknowledged.type, packet_id, self._unacknowledged.payload)
+            self._frame = self._encode(self._unacknowledged)
+
+    def _encode(self, packet: Packet) -> bytes:
+        """The packet as it goes on the line, under the next id."""
+        return encode_data(packet.type, self._next_id, packet.payload)
 
     def _drop_all(self, why: str) -> list[GaveUp]:
         """Give up every packet that the other end does not have. To be told once the link is ready for new ones."""

@@ -90,10 +90,13 @@ def checksum(payload: bytes) -> int:
     return _Summed.sum
 
 
-def encode_data(packet_type: int, packet_id: int, payload: bytes) -> bytes:
-    """A data packet as it goes on the line. ``payload`` must fit the 16-bit length; the link bounds it to 4000."""
+def encode_data(packet_type: int, packet_id: int, payload: bytes, trailer: bytes = _TRAILER_BYTE) -> bytes:
+    """A data packet as it goes on the line. ``payload`` must fit the 16-bit length; the link bounds it to 4000.
+
+    On a medium of datagrams there is no ``trailer``.
+    """
     header = HEADER.pack(DATA_LEADER, packet_type, len(payload), packet_id, checksum(payload))
-    return b"".join((header, payload, _TRAILER_BYTE))
+    return b"".join((header, payload, trailer))
 
 
 def encode_control(packet_type: int, packet_id: int = 0) -> bytes:

@@ -45,6 +45,7 @@ RINGS = {
     "kdsrv.server": TWISTED,
     "kdsrv.server.listing": PURE,
     "kdsrv.sessions": PURE,
+    "kdsrv.sessions.applications": TWISTED,
     "kdsrv.sessions.directory": TWISTED,
     "kdsrv.sessions.read_only_session": TWISTED,
     "kdsrv.sessions.session": TWISTED,

@@ -10,13 +10,15 @@ from twisted.internet.defer import Deferred
 
 from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, TargetSpec
-from kdsrv.errors import KdsrvError, SetupError, TargetHeld
+from kdsrv.errors import KdsrvError, SetupError, TargetError, TargetHeld
 from kdsrv.link_driver import HeldAcks
 from kdsrv.policy.places import HostPlaces
-from kdsrv.policy.policy import Policy
+from kdsrv.policy.policy import NotAllowed, Policy
+from kdsrv.sessions.applications import Applications
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.read_only_session import ReadOnlySession
 from kdsrv.sessions.session import Session
+from kdsrv.sessions.tenant import Applicant, Take, TargetTaken, Tenant
 from kdsrv.transports.links import link_for
 from kdsrv.transports.opener import Opener, target_key
 
@@ -26,12 +28,22 @@ def _local_time(since: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
 
 
+class TargetAway(TargetError):
+    """{target} is held by {holder} from {address} since {since}: {absence}; to have it now, ask for it (--take ask)"""
+
+    code = "held"
+
+
+class NobodyAsks(SetupError):
+    """nobody asks for {target}: it stays with you"""
+
+
 class Directory:
     """Opens sessions, one per target at a time.
 
     ``environ`` fills in what a kd-string leaves out (connection strings, 2.9); ``wall_clock`` gives seconds since 1970,
     for telling people since when a target is held. ``policy`` says who may open what; the default is that of a server
-    that was told nothing.
+    that was told nothing. What is in ``opened`` is called with each session that is opened, before it starts.
     """
 
     def __init__(
@@ -42,13 +54,16 @@ class Directory:
         wall_clock: Callable[[], float] = time.time,
         policy: Policy | None = None,
     ) -> None:
+        self.opened: list[Callable[[Session], None]] = []
         self._reactor = reactor
         self._opener = opener
         self._environ = environ
         self._policy = Policy(HostPlaces()) if policy is None else policy
         self.wall_clock = wall_clock
         self._leases = LeaseBook(_local_time)
-        self._sessions: dict[Lease, Session] = {}
+        self._sessions: dict[str, Session] = {}
+        self._tenants: dict[Session, Tenant] = {}
+        self._applications = Applications(reactor)
         self._leaving: dict[str, list[Deferred[None]]] = {}
         self.acks = HeldAcks(reactor)
 
@@ -56,13 +71,54 @@ class Directory:
         """The sessions that are open now."""
         return iter(tuple(self._sessions.values()))
 
-    def open(self, spec: KdSpec | None, holder: str, address: str, user: User | None = ANYBODY) -> Deferred[Session]:
-        """A session on the target, for ``holder`` at ``address`` (both as people read them).
+    def open(
+        self,
+        spec: KdSpec | None,
+        holder: str,
+        address: str,
+        user: User | None = ANYBODY,
+        *,
+        host: str | None = None,
+        take: Take | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> Deferred[Session]:
+        """A session on the target, for ``holder`` at ``address`` (both as people read them), to be started by the
+        caller. It may be one that somebody had before: then it is handed over by that.
 
-        ``user`` says what they may do; None: who runs the server, and may do everything. Fails with NotAllowed,
-        TargetHeld, another TargetError or a SetupError, all sentences. Cancelling gives the target up.
+        ``user`` says what they may do; None: who runs the server, and may do everything. ``host`` tells them from
+        others of that name, ``take`` says what to do about who has the target, ``tell`` is called with what comes of
+        that.
+        Fails with NotAllowed, TargetHeld, another TargetError or a SetupError, all sentences. Cancelling gives up.
         """
-        return Deferred.fromCoroutine(self._open(spec, holder, address, user))
+        applicant = Applicant(holder, address, host, user, take)
+        return Deferred.fromCoroutine(self._open(spec, applicant, tell or _unheard))
+
+    def occupy(self, session: Session, tenant: Tenant) -> None:
+        """``tenant`` has the session, and can be asked for it."""
+        self._tenants[session] = tenant
+
+    def tenant_of(self, session: Session) -> Tenant | None:
+        """Who has a session, if they have said so."""
+        return self._tenants.get(session)
+
+    def release(self, spec: KdSpec | None, user: User, host: str | None) -> tuple[str, str]:
+        """The holder gives the target to who has asked for it first: its name, and who that is.
+
+        The holder is known by their login, or where nobody logs in by the host. A sentence for anybody else.
+        """
+        permit = self._policy.permit(spec, user, self._environ)
+        session = self._sessions.get(target_key(permit.spec))
+        tenant = None if session is None else self._tenants.get(session)
+        if session is None or tenant is None:
+            raise SetupError(why=f"nobody holds {permit.name} who could give it away")
+        held = tenant.applicant
+        by_name = held.user is not None and bool(held.user.name or user.name)
+        if (held.user != user) if by_name else (held.host != host):
+            raise NotAllowed(target=permit.name, why=f"it is held by {held.holder} from {held.address}")
+        applicant = self._applications.give(session.lease.target)
+        if applicant is None:
+            raise NobodyAsks(target=permit.name)
+        return permit.name, applicant.holder
 
     def published(self, user: User) -> dict[str, str | None]:
         """The published targets that a user may open, each with the key of the device behind it, if that is known."""
@@ -76,11 +132,12 @@ class Directory:
 
     def close(self, session: Session) -> None:
         """The holder has left: the target stays as it is, and is free for the next as soon as its line is quiet."""
+        self._tenants.pop(session, None)
         self._leaving.setdefault(session.lease.target, [])
         session.leave(lambda: self._gone(session))
 
     def close_all(self) -> Deferred[None]:
-        """The server ends; fires when every line is closed, a second later at the most."""
+        """The server ends; fires when every line is closed, a few seconds later at the most."""
         for session in self:
             if session.lease.target not in self._leaving:
                 user = session.user
@@ -90,10 +147,13 @@ class Directory:
         return Deferred.fromCoroutine(self._all_gone())
 
     def _gone(self, session: Session) -> None:
-        self._sessions.pop(session.lease, None)
+        key = session.lease.target
+        if self._sessions.get(key) is session:
+            del self._sessions[key]
         self._leases.release(session.lease)
-        for waiting in self._leaving.pop(session.lease.target, []):
+        for waiting in self._leaving.pop(key, []):
             waiting.callback(None)
+        self._applications.give(key)
 
     async def _all_gone(self) -> None:
         for target in tuple(self._leaving):
@@ -106,21 +166,89 @@ class Directory:
             self._leaving[target].append(gone)
             await gone
 
-    async def _open(self, wanted: KdSpec | None, holder: str, address: str, user: User | None) -> Session:
-        spec, name = self._policy.permit(wanted, user, self._environ)
+    async def _open(self, wanted: KdSpec | None, applicant: Applicant, tell: Callable[[str], None]) -> Session:
+        spec, name = self._policy.permit(wanted, applicant.user, self._environ)
         key = target_key(spec)
-        await self._when_gone(key)
-        try:
-            lease = self._leases.take(key, holder, address, self.wall_clock())
-        except TargetHeld as held:
-            raise TargetHeld(**{**held.facts, "target": name}) from None
+        while True:
+            await self._when_gone(key)
+            try:
+                lease = self._leases.take(key, applicant.holder, applicant.address, self.wall_clock())
+            except TargetHeld as held:
+                refusal = TargetHeld(**{**held.facts, "target": name})
+            else:
+                return await self._open_line(spec, name, lease, applicant)
+            session = self._sessions.get(key)
+            if session is None:
+                raise refusal
+            await self._make_way(session, applicant, refusal, tell)
+            if self._sessions.get(key) is not session or key in self._leaving:
+                continue
+            if (handed := self._hand_over(session, applicant)) is not None:
+                return handed
+
+    async def _open_line(self, spec: KdSpec, name: str, lease: Lease, applicant: Applicant) -> Session:
         try:
             transport = await self._opener.open(spec)
         except BaseException:
             self._leases.release(lease)
+            self._applications.give(lease.target)
             raise
-        link = link_for(spec, transport)
-        kind = ReadOnlySession if user is not None and user.role is Role.READ_ONLY else Session
-        session = kind(self._reactor, name, transport, link, lease, acks=self.acks)
-        self._sessions[lease] = session
+        kind = _kind_for(applicant)
+        session = kind(self._reactor, name, transport, link_for(spec, transport), lease, acks=self.acks)
+        self._sessions[lease.target] = session
+        for opened in self.opened:
+            opened(session)
         return session
+
+    async def _make_way(
+        self, session: Session, applicant: Applicant, refusal: TargetHeld, tell: Callable[[str], None]
+    ) -> None:
+        """Returns when the applicant may have a session that somebody else has, or that has ended; else a sentence."""
+        tenant = self._tenants.get(session)
+        absence = None if tenant is None else tenant.absence
+        if tenant is not None:
+            if tenant.yields:
+                return
+            if absence is not None and (applicant.take is not None or tenant.applicant.is_same(applicant)):
+                return
+        if applicant.take is Take.FORCE:
+            if applicant.may_force:
+                return
+            raise NotAllowed(
+                target=refusal.facts["target"], why="to take it by force a user needs the role full, and all targets"
+            )
+        if tenant is None or (applicant.take is None and absence is None):
+            raise refusal
+        if applicant.take is None:
+            raise TargetAway(**refusal.facts, absence=absence)
+        name, holder = str(refusal.facts["target"]), session.lease.holder
+        asking = self._applications.ask(session.lease.target, applicant, name, holder)
+        who = f"{applicant.holder} from {applicant.address}"
+        tenant.asked(f"{who} asks for {name}: kdsrv release gives it away, and without an answer it stays with you")
+        tell(f"{holder} has been asked for {name}, and has {self._applications.limit:.0f} s to answer")
+        await asking
+
+    def _hand_over(self, session: Session, applicant: Applicant) -> Session | None:
+        """The session for its new user, or None if it has to be closed and opened anew."""
+        tenant = self._tenants.pop(session, None)
+        reason = TargetTaken(target=session.name, holder=applicant.holder, address=applicant.address)
+        if tenant is None or type(session) is not _kind_for(applicant):
+            user = session.user
+            self.close(session)
+            if tenant is not None:
+                tenant.taken(reason)
+            elif user is not None:
+                user.session_lost(reason)
+            return None
+        session.lease = self._leases.pass_on(session.lease, applicant.holder, applicant.address, self.wall_clock())
+        tenant.taken(reason)
+        return session
+
+
+def _kind_for(applicant: Applicant) -> type[Session]:
+    looks_only = applicant.user is not None and applicant.user.role is Role.READ_ONLY
+    return ReadOnlySession if looks_only else Session
+
+
+def _unheard(_: str) -> None:
+    """Nobody wants to know."""

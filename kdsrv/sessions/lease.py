@@ -44,6 +44,13 @@ class LeaseBook:
         self._leases[target] = lease
         return lease
 
+    def pass_on(self, lease: Lease, holder: str, address: str, now: float) -> Lease:
+        """Give the target of a lease that is held to somebody else; that lease ends."""
+        assert self._leases.get(lease.target) is lease
+        passed = Lease(lease.target, holder, address, now)
+        self._leases[lease.target] = passed
+        return passed
+
     def release(self, lease: Lease) -> None:
         """Free the target, if this very lease still holds it."""
         if self._leases.get(lease.target) is lease:

@@ -20,7 +20,7 @@ from kdsrv.sim.target import SimulatedTarget
 from kdsrv.transports.simulated import LiveTarget, SimulatedTransport
 from kdsrv.transports.transport import Receiver
 
-__all__ = ["RESET", "LineBench", "QuietLine", "SimBench", "User", "pass_time", "stop_payload"]
+__all__ = ["RESET", "LineBench", "Observer", "QuietLine", "SimBench", "User", "pass_time", "stop_payload"]
 
 RESET = encode_control(PacketType.RESET)
 
@@ -77,6 +77,31 @@ class User:
     @property
     def lost(self) -> int:
         return sum(event for event in self.events if isinstance(event, int))
+
+
+class Observer:
+    """Looks on and keeps what it is told, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, object]] = []
+
+    def packet_from_target(self, packet: Packet) -> None:
+        self.events.append(("from", packet))
+
+    def packet_to_target(self, packet: Packet) -> None:
+        self.events.append(("to", packet))
+
+    def break_in_sent(self) -> None:
+        self.events.append(("break in", None))
+
+    def status_changed(self, status: Status) -> None:
+        self.events.append(("status", status))
+
+    def holder_changed(self, lease: Lease) -> None:
+        self.events.append(("holder", lease))
+
+    def session_ended(self) -> None:
+        self.events.append(("end", None))
 
 
 class QuietLine:

@@ -12,6 +12,7 @@ from session_bench import LineBench, QuietLine, SimBench, User
 from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, changes_target
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
+from kdsrv.kd.host_link import HostLink
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, Packet, PacketType, encode_control
 from kdsrv.kd.state_change import LOAD_SYMBOLS, StateChange
@@ -55,7 +56,7 @@ class Watch(SimBench):
     def open(self, kind: type[Session] = ReadOnlySession) -> None:
         self.user = User()
         transport = SimulatedTransport(self.clock, self.live, "simulated", 0.0)
-        self.session = kind(self.clock, "sim", transport, Lease("sim", "a test", "here", 0.0))
+        self.session = kind(self.clock, "sim", transport, HostLink(), Lease("sim", "a test", "here", 0.0))
         self.session.start(self.user)
         self.wait(1)
 
@@ -242,7 +243,7 @@ def test_no_break_in_byte_leaves_when_a_reply_is_overdue() -> None:
     bench = LineBench()
     bench.session.close()
     line = QuietLine()
-    session = ReadOnlySession(bench.clock, "line", line, Lease("line", "a test", "here", 0.0))
+    session = ReadOnlySession(bench.clock, "line", line, HostLink(), Lease("line", "a test", "here", 0.0))
     session.start(bench.user)
     bench.session = session
     bench.halt()

@@ -14,7 +14,6 @@ from typing import Final
 
 from typing_extensions import override
 
-from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.read_only import file_refusal, pass_module, refusal
 from kdsrv.sessions.session import Session
@@ -51,16 +50,16 @@ class ReadOnlySession(Session):
     def break_in(self) -> None:
         if self.run_state is not RunState.HALTED:
             self._tell(Refused("the break-in", self.run_state))
-        elif self._in_flight is None:
+        elif self._requests.api is None:
             if self.stop is not None:
                 self._give(self.stop)
-        elif self._in_flight not in NO_REPLY and self._is_overdue:
+        elif self._requests.is_replied and self._is_overdue:
             self._lose_requests()
             self._reset()
 
     @override
     def resync(self) -> None:
-        self._was_running = self._was_running or self._in_flight in RUNS_TARGET
+        self._was_running = self._was_running or self._requests.runs_target
         super().resync()
 
     @override
@@ -80,7 +79,7 @@ class ReadOnlySession(Session):
 
     @override
     def _on_stop(self, packet: Packet) -> None:
-        went_on = self._was_running or self._in_flight in RUNS_TARGET
+        went_on = self._was_running or self._requests.runs_target
         self._is_new_stop = went_on or (self.stop is not None and packet != self.stop)
         super()._on_stop(packet)
         self._was_running = False
@@ -96,7 +95,7 @@ class ReadOnlySession(Session):
     @override
     def _lose_requests(self, *, in_flight_only: bool = False) -> None:
         # perhaps only the ACK of the Continue got lost, and the stop that comes next is another
-        self._was_running = self._was_running or self._in_flight in RUNS_TARGET
+        self._was_running = self._was_running or self._requests.runs_target
         super()._lose_requests(in_flight_only=in_flight_only)
 
     @override
@@ -114,15 +113,14 @@ class ReadOnlySession(Session):
         answer = file_refusal(request.payload)
         if answer is not None:
             self._question = None
-            self.link.send(PacketType.FILE_IO, answer, self._clock.seconds())
+            self._send(PacketType.FILE_IO, answer)
 
     def _pass(self, stop: Packet) -> bool:
         """Let the target go on, if it stopped only to tell of a module."""
         go_on = pass_module(stop)
-        if go_on is None or self._in_flight is not None:
+        if go_on is None or self._requests.api is not None:
             return False
-        self._in_flight = Api.CONTINUE
-        self.link.send(PacketType.STATE_MANIPULATE, go_on, self._clock.seconds())
+        self._ask(go_on)
         return True
 
     def _tell(self, status: Status) -> None:

@@ -16,7 +16,6 @@ but what ``_on_packet`` says.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -24,12 +23,17 @@ from twisted.internet.interfaces import IReactorTime
 
 from kdsrv.alarm import Alarm
 from kdsrv.errors import PeerError, TargetError
-from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
+from kdsrv.kd.api import NO_REPLY, Api
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, HostRole, Phase, ResetSeen
+from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import MANIPULATE, MAX_PAYLOAD, Packet, PacketType
+from kdsrv.kd.statuses import Status as NtStatus
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.lease import Lease
+from kdsrv.sessions.leaving import OnLeave
+from kdsrv.sessions.observer import SessionObserver
 from kdsrv.sessions.outbox import is_print
+from kdsrv.sessions.requests import Requests
 from kdsrv.sessions.status import (
     BreakingIn,
     Interrupted,
@@ -48,13 +52,12 @@ from kdsrv.transports.transport import Transport
 __all__ = ["Session"]
 
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
+_CONTINUES: Final = frozenset({NtStatus.DBG_CONTINUE, NtStatus.DBG_EXCEPTION_HANDLED})
 _ANSWERS: Final = frozenset({PacketType.DEBUG_IO, PacketType.FILE_IO})
 _LEAVE_LIMIT: Final = 1.0
 """Seconds that a target has to finish what is on the line when its user leaves."""
 _LAST_BYTES: Final = 64
 """So many bytes get the time to leave a serial port before it is closed, which drops the rest."""
-_MAX_REQUESTS: Final = 2000
-"""Requests that may wait for the target: far more than a window, which counts only those that are replied to."""
 _STATUS_INTERVAL: Final = 1.0
 """Seconds between two looks at a line on which nothing is settled."""
 _PROBE_EVERY: Final = 5
@@ -91,16 +94,16 @@ class Session:
         self.transport = transport
         self.link = link
         self.orphans = 0
+        self.on_leave = OnLeave.STAY
+        self._observers: tuple[SessionObserver, ...] = ()
         self._clock = clock
         # on a line where bytes take time, an ACK that waits for a request makes that later by its own length
         held = None if transport.byte_time else acks
         self._driver = LinkDriver(clock, self.link, self._on_event, self._write, held)
         self._looks = Alarm(clock, self._look)
         self._looked = 0
-        self._requests: deque[bytes] = deque()
-        self._in_flight: int | None = None
-        self._asked_at = 0.0
-        self._question: int | None = None
+        self._requests = Requests()
+        self._question: Packet | None = None
         self._heard_at = clock.seconds()
         self._break_in_since: float | None = None
         self._heard_before_break_in = 0
@@ -122,6 +125,37 @@ class Session:
         self._driver.run(self.link.resync(self._clock.seconds()))
         self._look_later()
 
+    def observe(self, observer: SessionObserver) -> Callable[[], None]:
+        """Tell ``observer`` all that happens from now on, until the returned function is called."""
+        self._observers += (observer,)
+
+        def stop() -> None:
+            self._observers = tuple(other for other in self._observers if other is not observer)
+
+        return stop
+
+    def hand_over(self, user: SessionUser, lease: Lease) -> None:
+        """Another user takes the session as it is; the old one hears nothing more.
+
+        The new one is told the status, and given what the target waits for an answer to: its stop, or its question.
+        Requests of the old one that wait are dropped. That on the link is left to the target, and its reply is
+        nobody's: a reset would only have the target send that reply again, and its stop too.
+        """
+        self.user = user
+        self.lease = lease
+        self._requests.disown()
+        self._break_in_next = False
+        for observer in self._observers:
+            observer.holder_changed(lease)
+        user.status_changed(self.status)
+        if self._question is not None:
+            self._give(self._question)
+        elif self.stop is not None:
+            if self._requests.api is None or (self._requests.is_replied and not self._requests.runs_target):
+                self._give(self.stop)
+        elif self.run_state is RunState.UNKNOWN and self.link.phase is not Phase.RESETTING:
+            self._reset()
+
     def leave(self, left: Callable[[], None]) -> None:
         """The user has gone: leave the target as it wanted it, let go of its line, and call ``left``.
 
@@ -133,10 +167,7 @@ class Session:
             left()
             return
         self._left = left
-        last = self._requests[-1] if self._requests else b""
-        self._requests.clear()
-        if last and api_number(last) in RUNS_TARGET:
-            self._requests.append(last)
+        self._requests.leave_last()
         self._looks.set(self._clock.seconds() + _LEAVE_LIMIT)
         self._close_when_settled()
 
@@ -148,11 +179,13 @@ class Session:
             self._driver.stop()
             self._looks.stop()
             self.transport.close()
+            for observer in self._observers:
+                observer.session_ended()
             if self._left is not None:
                 self._left()
 
     def _close_when_settled(self) -> None:
-        if self._settled or self._requests or self._in_flight is not None or self.link.backlog:
+        if self._settled or self._requests or self._requests.api is not None or self.link.backlog:
             return
         self._settled = True
         self._driver.flush()
@@ -164,23 +197,21 @@ class Session:
         if len(payload) > MAX_PAYLOAD:
             raise PeerError(why=f"a packet of {len(payload)} bytes is too long for a KD link")
         if packet_type == MANIPULATE:
-            api_number(payload)
-            if len(self._requests) >= _MAX_REQUESTS:
-                raise PeerError(why="it sends requests without end, and the target takes none")
-            self._requests.append(payload)
+            self._requests.put(payload)
             self._next_request()
-        elif packet_type == self._question:
+        elif self._question is not None and packet_type == self._question.type:
             self._question = None
-            self.link.send(packet_type, payload, self._clock.seconds())
+            self._send(packet_type, payload)
         self._driver.flush()
 
     def break_in(self) -> None:
-        if self.run_state is not RunState.HALTED or self._in_flight in RUNS_TARGET:
+        requests = self._requests
+        if self.run_state is not RunState.HALTED or (requests.runs_target and not requests.is_replied):
             self._send_break_in()
-        elif any(api_number(payload) in RUNS_TARGET for payload in self._requests):
+        elif requests.runs_target or requests.waiting_run_target:
             self._break_in_next = True
-        elif self._in_flight is None:
-            if self.stop is not None and not self._requests:
+        elif requests.api is None:
+            if self.stop is not None and not requests:
                 self._give(self.stop)
         elif self._is_overdue:
             self._lose_requests()
@@ -190,13 +221,12 @@ class Session:
     @property
     def _is_overdue(self) -> bool:
         """Whether the reply to the request on the line should be here, and not a byte of it is."""
-        return not self.link.missing and self._clock.seconds() >= self._asked_at + _OVERDUE
+        return not self.link.missing and self._clock.seconds() >= self._requests.begun_at + _OVERDUE
 
     def resync(self) -> None:
         in_step = self.link.phase is Phase.SYNCED and self.run_state is not RunState.UNKNOWN
-        in_step = in_step and self._in_flight is None and not self.link.backlog
-        self._requests.clear()
-        self._in_flight = None
+        in_step = in_step and self._requests.api is None and not self.link.backlog
+        self._requests.lose_all()
         self._break_in_next = False
         if self.user is None:
             return
@@ -255,27 +285,54 @@ class Session:
 
     def _on_packet(self, packet: Packet) -> None:
         if packet.type == MANIPULATE:
-            if self._in_flight is None or packet.payload[:4] != self._in_flight.to_bytes(4, "little"):
-                self.orphans += 1
-                return
-            self._in_flight = None
-            self._give(packet)
-            self._next_request()
-        elif packet.type in _STOPS:
+            self._on_reply(packet)
+            return
+        for observer in self._observers:
+            observer.packet_from_target(packet)
+        if packet.type in _STOPS:
             self._on_stop(packet)
             self._give(packet)
             self._next_request()
         else:
             if packet.type in _ANSWERS and not is_print(packet):
-                self._question = packet.type
                 self._on_running()
+                self._question = packet
             elif self.run_state is RunState.UNKNOWN:
                 self._on_running()
             self._give(packet)
 
+    def _on_reply(self, reply: Packet) -> None:
+        requests = self._requests
+        if not requests.is_answered_by(reply.payload):
+            self.orphans += 1
+            return
+        for observer in self._observers:
+            observer.packet_from_target(reply)
+        runs_target = requests.runs_target
+        if requests.end():
+            self._give(reply)
+        if runs_target:
+            self._on_reply_that_runs(reply.payload)
+        self._next_request()
+
+    def _on_reply_that_runs(self, payload: bytes) -> None:
+        """Breakpoints are written, and now the target runs, if it has understood the continue status as we do."""
+        if Manipulate.decode(payload).succeeded and Manipulate.decode(payload)["continue_status"] in _CONTINUES:
+            self._runs(Running())
+        else:
+            self._reset()
+
+    def _runs(self, status: Status) -> None:
+        """A request has let the target run."""
+        self.stop = None
+        self.run_state = RunState.RUNNING
+        self._set_status(status)
+        if self._break_in_next:
+            self._send_break_in()
+
     def _on_stop(self, packet: Packet) -> None:
         """The target halted, or says so again. A request that it has not taken yet is still going to be answered."""
-        if self._in_flight in NO_REPLY or not self.link.backlog:
+        if not self._requests.is_replied or not self.link.backlog:
             self._lose_requests(in_flight_only=True)
         self.stop = packet
         self.run_state = RunState.HALTED
@@ -291,21 +348,19 @@ class Session:
             self._set_status(Running())
 
     def _on_acknowledged(self, event: Acknowledged) -> None:
-        api = self._in_flight
+        api, runs_target = self._requests.api, self._requests.runs_target
         if api not in NO_REPLY or event.type != MANIPULATE or api == Api.SWITCH_PROCESSOR:
             return
-        self._in_flight = None
-        if api in RUNS_TARGET:
-            self.stop = None
-            self.run_state = RunState.RUNNING
-            self._set_status(Rebooting() if api == Api.REBOOT else Running())
+        self._requests.end()
+        if runs_target:
+            self._runs(Rebooting() if api == Api.REBOOT else Running())
         self._next_request()
 
     def _on_gave_up(self, event: GaveUp) -> None:
         if event.type == PacketType.RESET:
             self._look_later()
             return
-        continued = self._in_flight in RUNS_TARGET
+        continued = self._requests.runs_target
         self._lose_requests()
         if self.link.phase is Phase.UNKNOWN:
             if continued:
@@ -316,15 +371,24 @@ class Session:
                 self._set_status(Lost(event.why))
 
     def _next_request(self) -> None:
-        while self._requests and self._in_flight is None and self.run_state is RunState.HALTED:
-            payload = self._requests.popleft()
+        requests = self._requests
+        while requests and requests.api is None and self.run_state is RunState.HALTED:
+            payload = requests.next()
             if self._answers(payload):
                 continue
-            self._in_flight = api_number(payload)
-            self._asked_at = now = self._clock.seconds()
-            self.link.send(MANIPULATE, payload, now)
-            if self._break_in_next and self._in_flight in RUNS_TARGET:
+            self._ask(payload)
+            if self._break_in_next and requests.runs_target and not requests.is_replied:
                 self._send_break_in()
+
+    def _ask(self, request: bytes) -> None:
+        """Put a request on the link."""
+        self._requests.begin(request, self._clock.seconds())
+        self._send(MANIPULATE, request)
+
+    def _send(self, packet_type: int, payload: bytes) -> None:
+        for observer in self._observers:
+            observer.packet_to_target(Packet(packet_type, payload))
+        self.link.send(packet_type, payload, self._clock.seconds())
 
     def _answers(self, payload: bytes) -> bool:
         """Whether the session itself has answered this request, whose turn it is. See ``ReadOnlySession``."""
@@ -335,6 +399,8 @@ class Session:
         if not self.link.breaking_in:
             self._break_in_since = now = self._clock.seconds()
             self._heard_before_break_in = self.link.counters.bytes_received
+            for observer in self._observers:
+                observer.break_in_sent()
             self.link.break_in(now)
             self._driver.flush()
             self._look_later()
@@ -346,11 +412,10 @@ class Session:
 
     def _lose_requests(self, *, in_flight_only: bool = False) -> None:
         """Those that would get no reply anyway do not count."""
-        lost = int(self._in_flight is not None and self._in_flight not in NO_REPLY)
-        self._in_flight = None
-        if not in_flight_only:
-            lost += sum(api_number(payload) not in NO_REPLY for payload in self._requests)
-            self._requests.clear()
+        if in_flight_only:
+            lost = self._requests.lose()
+        else:
+            lost = self._requests.lose_all()
             self._break_in_next = False
         if lost and self.user is not None:
             self.user.requests_lost(lost)
@@ -369,6 +434,8 @@ class Session:
     def _set_status(self, status: Status) -> None:
         if status != self.status:
             self.status = status
+            for observer in self._observers:
+                observer.status_changed(status)
             if self.user is not None:
                 self.user.status_changed(status)
 

@@ -105,7 +105,8 @@ def test_we_send_nothing_longer() -> None:
         ("00000002 03", "a break-in frame of 2 bytes, where 1 to 1 can be"),
         ("00000002 04", "a resync frame of 2 bytes"),
         ("00000001 00", "a frame of kind 0, which does not exist"),
-        ("00000001 05", "a frame of kind 5, which does not exist"),
+        ("00000001 05", "a confirm frame of 1 bytes, where 9 to 9 can be"),
+        ("00000001 06", "a frame of kind 6, which does not exist"),
     ],
 )
 @pytest.mark.parametrize("size", [1, 100])

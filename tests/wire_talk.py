@@ -16,9 +16,12 @@ from kdsrv.wire.messages import (
     EndServer,
     ListEverything,
     Login,
+    Release,
     Response,
     Role,
     ServerHello,
+    Watch,
+    Watching,
 )
 from kdsrv.wire.window import DEFAULT_WINDOW, Window
 
@@ -46,6 +49,12 @@ _LOGIN = (
 )
 _LIST = (*_READY, (Role.CLIENT, ListEverything()))
 _END = (*_READY, (Role.CLIENT, EndServer()))
+_RELEASE = (*_READY, (Role.CLIENT, Release("sim:")))
+_WATCH = (
+    *_READY,
+    (Role.CLIENT, Watch("sim:", "kim@desk")),
+    (Role.SERVER, Watching("sim:", "a simulated target", HALTED)),
+)
 
 
 def pair(state: State = State.ATTACHED, window: Window = DEFAULT_WINDOW) -> tuple[Connection, Connection]:
@@ -55,7 +64,13 @@ def pair(state: State = State.ATTACHED, window: Window = DEFAULT_WINDOW) -> tupl
         (Role.CLIENT, Attach("sim:", "kim@desk")),
         (Role.SERVER, Attached("sim:", "a simulated target", HALTED, window)),
     )
-    ways = {State.LISTING: _LIST, State.ENDING: _END, **dict.fromkeys(_LOGIN_STATES, _LOGIN)}
+    ways = {
+        State.LISTING: _LIST,
+        State.ENDING: _END,
+        State.RELEASING: _RELEASE,
+        **dict.fromkeys((State.JOINING, State.WATCHING), _WATCH),
+        **dict.fromkeys(_LOGIN_STATES, _LOGIN),
+    }
     client, server = Connection(Role.CLIENT), Connection(Role.SERVER)
     for role, message in ways.get(state, attach):
         if client.state is state:

@@ -3,36 +3,42 @@
 Bytes from the network go into ``receive_data``, which gives events; events go into ``send``, which gives bytes for the
 network. An event is a control message, a ``Packet``, a ``BreakIn``, a ``Resync``, or at the end ``ConnectionClosed``.
 
-Who may say what when is one table, ``_TABLE``: sender -> state -> event -> next state. Both sides walk through it with
-what they send and what they receive. Up to ATTACHED the two take turns, so that they are in the same state but for what
-is under way; from there on the state no longer changes until somebody says the last word.
+Who may say what when is one table (``kdsrv.wire.conversation_table``). Both sides walk through it with what they send
+and what they receive. Up to ATTACHED the two take turns, so that they are in the same state but for what is under way;
+from there on the state no longer changes until somebody says the last word.
 
 * START: the client greets with the versions it speaks.
 * GREETED: the server answers with the version for both, or with an error if there is none.
 * LOGIN: the server has named login methods; the client begins with one of them, or leaves.
 * BEGUN, CHALLENGED, ANSWERED: the messages of the login, in turn (``kdsrv.auth.scram`` says what is in them).
-* READY: the client asks for a target, for a listing, or for the end of the server.
-* LISTING, ENDING: the server answers that.
+* READY: the client asks for a target, for a listing, for the end of the server, to give its target away, or to look on.
+* LISTING, ENDING, RELEASING: the server answers that.
 * ATTACHING: the server takes and opens it, and may report how that goes.
 * ATTACHED: packets, break-ins, resyncs.
+* JOINING, WATCHING: the server takes it on, and tells what happens.
 * CLOSED: one side has said its last word, ``bye`` or ``error``. We say no more; what still comes is dropped unread.
 * ERROR: the peer broke a rule. The one thing left to do is ``give_up``, which says why if that is possible.
 
 What the table does not show: a server hello that names login methods leads to LOGIN, one that names none to READY; a
 client begins with a method that was named; KD packet types are bound to a direction; a server echoes no more resyncs
-than it got; requests stay within the window.
+than it got; requests stay within the window; a session is resumed if that was asked for, and else is not; frames are
+confirmed, and notices said, only to who has asked for them.
+
+A session may outlive its connection: what has to be remembered for that is in the ``Ledger``, which the connection that
+goes on with the session is given. Confirmations are taken in silently, as they concern the ledger alone.
 """
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from kdsrv.errors import KdsrvError, PeerError
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MANIPULATE, Packet
 from kdsrv.wire import messages
+from kdsrv.wire.conversation_table import LAST_WORDS, PACKET_TYPES, TABLE, State
 from kdsrv.wire.frames import (
     BreakIn,
+    Confirm,
     Control,
     Frame,
     FrameKind,
@@ -40,28 +46,23 @@ from kdsrv.wire.frames import (
     LocalProtocolError,
     Resync,
     encode,
+    encode_confirm,
     encode_packet,
 )
+from kdsrv.wire.ledger import Ledger
 from kdsrv.wire.messages import (
     Attach,
     Attached,
     Bye,
-    Challenge,
     ClientHello,
     Dropped,
-    EndServer,
     Failure,
-    ListEverything,
-    Listing,
     Login,
     Message,
-    Ping,
-    Pong,
-    Response,
+    Notice,
     Role,
     ServerHello,
-    StatusReport,
-    Welcome,
+    Watch,
 )
 from kdsrv.wire.window import Outstanding
 
@@ -90,111 +91,34 @@ class ConnectionClosed(NamedTuple):
 Sendable: TypeAlias = Message | Packet | BreakIn | Resync
 Event: TypeAlias = Sendable | ConnectionClosed
 
-
-class State(Enum):
-    """How far the conversation is; the module's docstring explains each."""
-
-    START = "start"
-    GREETED = "greeted"
-    LOGIN = "login"
-    BEGUN = "begun"
-    CHALLENGED = "challenged"
-    ANSWERED = "answered"
-    READY = "ready"
-    LISTING = "listing"
-    ENDING = "ending"
-    ATTACHING = "attaching"
-    ATTACHED = "attached"
-    CLOSED = "closed"
-    ERROR = "error"
-
-
-_TABLE: Final[dict[Role, dict[State, dict[type[object], State]]]] = {
-    Role.CLIENT: {
-        State.START: {ClientHello: State.GREETED, Bye: State.CLOSED},
-        State.GREETED: {Bye: State.CLOSED},
-        State.LOGIN: {Login: State.BEGUN, Bye: State.CLOSED},
-        State.BEGUN: {Bye: State.CLOSED},
-        State.CHALLENGED: {Response: State.ANSWERED, Bye: State.CLOSED},
-        State.ANSWERED: {Bye: State.CLOSED},
-        State.READY: {
-            Attach: State.ATTACHING,
-            ListEverything: State.LISTING,
-            EndServer: State.ENDING,
-            Ping: State.READY,
-            Pong: State.READY,
-            Bye: State.CLOSED,
-        },
-        State.LISTING: {Ping: State.LISTING, Pong: State.LISTING, Bye: State.CLOSED},
-        State.ENDING: {Ping: State.ENDING, Pong: State.ENDING, Bye: State.CLOSED},
-        State.ATTACHING: {Ping: State.ATTACHING, Pong: State.ATTACHING, Bye: State.CLOSED},
-        State.ATTACHED: {
-            Packet: State.ATTACHED,
-            BreakIn: State.ATTACHED,
-            Resync: State.ATTACHED,
-            Ping: State.ATTACHED,
-            Pong: State.ATTACHED,
-            Bye: State.CLOSED,
-        },
-    },
-    Role.SERVER: {
-        State.START: {Bye: State.CLOSED, Failure: State.CLOSED},
-        State.GREETED: {ServerHello: State.READY, Bye: State.CLOSED, Failure: State.CLOSED},
-        State.LOGIN: {Bye: State.CLOSED, Failure: State.CLOSED},
-        State.BEGUN: {Challenge: State.CHALLENGED, Bye: State.CLOSED, Failure: State.CLOSED},
-        State.CHALLENGED: {Bye: State.CLOSED, Failure: State.CLOSED},
-        State.ANSWERED: {Welcome: State.READY, Bye: State.CLOSED, Failure: State.CLOSED},
-        State.READY: {Ping: State.READY, Pong: State.READY, Bye: State.CLOSED, Failure: State.CLOSED},
-        State.LISTING: {
-            Listing: State.READY,
-            Ping: State.LISTING,
-            Pong: State.LISTING,
-            Bye: State.CLOSED,
-            Failure: State.CLOSED,
-        },
-        State.ENDING: {Ping: State.ENDING, Pong: State.ENDING, Bye: State.CLOSED, Failure: State.CLOSED},
-        State.ATTACHING: {
-            Attached: State.ATTACHED,
-            StatusReport: State.ATTACHING,
-            Ping: State.ATTACHING,
-            Pong: State.ATTACHING,
-            Bye: State.CLOSED,
-            Failure: State.CLOSED,
-        },
-        State.ATTACHED: {
-            Packet: State.ATTACHED,
-            Resync: State.ATTACHED,
-            StatusReport: State.ATTACHED,
-            Dropped: State.ATTACHED,
-            Ping: State.ATTACHED,
-            Pong: State.ATTACHED,
-            Bye: State.CLOSED,
-            Failure: State.CLOSED,
-        },
-    },
-}
-
-_LAST_WORDS: Final = (Bye, Failure)
-
-_PACKET_TYPES: Final[dict[Role, frozenset[int]]] = {
-    Role.CLIENT: frozenset({PacketType.STATE_MANIPULATE, PacketType.DEBUG_IO, PacketType.FILE_IO}),
-    Role.SERVER: frozenset(PacketType) - {PacketType.ACKNOWLEDGE, PacketType.RESEND, PacketType.RESET},
-}
-"""Acknowledgements, resends and resets belong to a link and never cross the network."""
+_NUMBERED: Final = (BreakIn, Resync, Dropped)
+"""What a ledger counts beside packets."""
 
 
 class Connection:
-    """One network connection as ``role`` sees it. ``version`` is set once both sides have one."""
+    """One network connection as ``role`` sees it. ``version`` is set once both sides have one.
 
-    def __init__(self, role: Role, versions: tuple[int, ...] = messages.VERSIONS) -> None:
+    ``ledger`` is that of the connection before, to go on with its session. A server may put it in its place later, but
+    before it says that the client is attached. ``takes_notices`` says whether the client has asked for what only comes
+    with a Notice.
+    """
+
+    def __init__(self, role: Role, versions: tuple[int, ...] = messages.VERSIONS, ledger: Ledger | None = None) -> None:
         self.role = role
         self.state = State.START
         self.version: int | None = None
-        self.outstanding = Outstanding()
+        self.ledger = Ledger() if ledger is None else ledger
+        self.takes_notices = False
+        self._asked = Attach(None, "")
         self._methods: tuple[str, ...] = ()
         self._versions = versions
         self._reader = FrameReader()
         self._error: PeerError | None = None
+
+    @property
+    def outstanding(self) -> Outstanding:
+        """The window account."""
+        return self.ledger.outstanding
 
     @property
     def resyncing(self) -> bool:
@@ -209,35 +133,58 @@ class Connection:
         """``send`` for a packet, without the detour."""
         if self.state is not State.ATTACHED:
             raise LocalProtocolError(f"a {self.role} cannot send a packet when {self.state.name}")
-        if packet_type not in _PACKET_TYPES[self.role]:
+        if packet_type not in PACKET_TYPES[self.role]:
             raise LocalProtocolError(f"a {self.role} cannot send packets of type {packet_type}")
         data = encode_packet(packet_type, payload)
-        if packet_type == PacketType.STATE_MANIPULATE and not self._account(self.role, payload):
+        if packet_type == MANIPULATE and not self._account(self.role, payload):
             raise LocalProtocolError("more requests than the window allows; ask has_room first")
+        self.ledger.keep(data)
         return data
 
     def send(self, event: Sendable) -> bytes:
         """The bytes that say ``event``. LocalProtocolError, and nothing changes, if this side may not say it now."""
         if type(event) is Packet:
             return self.send_packet(*event)
-        state = _TABLE[self.role].get(self.state, {}).get(type(event))
+        state = TABLE[self.role].get(self.state, {}).get(type(event))
         if state is None:
             raise LocalProtocolError(f"a {self.role} cannot send {event!r} when {self.state.name}")
         if isinstance(event, BreakIn):
-            return encode(FrameKind.BREAK_IN)
-        if isinstance(event, Resync):
+            data = encode(FrameKind.BREAK_IN)
+        elif isinstance(event, Resync):
             if self.role is Role.SERVER and not self.resyncing:
                 raise LocalProtocolError("there is no resync to echo")
+            data = encode(FrameKind.RESYNC)
             self._resync(self.role)
-            return encode(FrameKind.RESYNC)
-        if isinstance(event, ServerHello) and event.version != self.version:
-            raise LocalProtocolError(f"version {self.version} was agreed on, not {event.version}")
-        if isinstance(event, Login) and event.method not in self._methods:
-            raise LocalProtocolError(f"the server did not offer {event.method}")
-        assert isinstance(event, Message)
-        data = encode(FrameKind.CONTROL, messages.encode(event))
-        self._enter(event, state)
+        else:
+            assert isinstance(event, Message)
+            if isinstance(event, ServerHello) and event.version != self.version:
+                raise LocalProtocolError(f"version {self.version} was agreed on, not {event.version}")
+            if isinstance(event, Login) and event.method not in self._methods:
+                raise LocalProtocolError(f"the server did not offer {event.method}")
+            if unasked := self._unasked(event):
+                raise LocalProtocolError(f"the server must not send {unasked}")
+            data = encode(FrameKind.CONTROL, messages.encode(event))
+            self._enter(event, state)
+        if isinstance(event, _NUMBERED):
+            self.ledger.keep(data)
         return data
+
+    def confirmation(self) -> bytes:
+        """What tells the peer now which frames have come: nothing as long as that is not due.
+
+        To be asked for after ``receive_data``, when what came has been dealt with.
+        """
+        ledger = self.ledger
+        if not (ledger.keeping and ledger.confirm_due and self.state is State.ATTACHED):
+            return b""
+        return encode_confirm(ledger.confirm())
+
+    def resume(self, received: int) -> bytes:
+        """What to send again, before anything else, to a peer that has received so many numbered frames of the session.
+        PeerError if that cannot be."""
+        if self.state is not State.ATTACHED or not self.ledger.keeping:
+            raise LocalProtocolError(f"there is nothing to resume when {self.state.name}")
+        return self.ledger.kept_after(received)
 
     def give_up(self, error: KdsrvError) -> bytes:
         """The sentence that says why this side ends the connection now, as bytes: none if the last word has been said.
@@ -261,11 +208,15 @@ class Connection:
         if not data:
             return self._receive_end()
         events: list[Event] = []
+        self.ledger.came(len(data))
         try:
             if self.state is not State.CLOSED:
                 for frame in self._reader.receive(data):
+                    if type(frame) is Confirm:
+                        self._confirmed(frame)
+                        continue
                     events.append(self._receive(frame))
-                    if isinstance(events[-1], _LAST_WORDS):
+                    if isinstance(events[-1], LAST_WORDS):
                         break
         except PeerError as error:
             self._fail(error)
@@ -278,14 +229,21 @@ class Connection:
         self.state = State.CLOSED
         return [ConnectionClosed()]
 
+    def _confirmed(self, frame: Confirm) -> None:
+        if self.state is not State.ATTACHED or not self.ledger.keeping:
+            raise PeerError(why="it confirmed frames of a session that cannot be resumed")
+        self.ledger.confirmed(frame.received)
+
     def _receive(self, frame: Frame) -> Event:
         """The event in a frame, after checking that the peer may send it now."""
         peer = self.role.other
         event: Event
+        assert not isinstance(frame, Confirm)
         if type(frame) is Packet:
-            if self.state is State.ATTACHED and frame.type in _PACKET_TYPES[peer]:
-                if frame.type == PacketType.STATE_MANIPULATE and not self._account(peer, frame.payload):
+            if self.state is State.ATTACHED and frame.type in PACKET_TYPES[peer]:
+                if frame.type == MANIPULATE and not self._account(peer, frame.payload):
                     raise PeerError(why="it sent more requests than the window allows")
+                self.ledger.received += 1
                 return frame
             event, name = frame, f"a packet of type {frame.type}"
         elif isinstance(frame, Control):
@@ -293,7 +251,7 @@ class Connection:
             event, name = message, f"message '{message.type}'"
         else:
             event, name = frame, "a break-in" if isinstance(frame, BreakIn) else "a resync"
-        state = _TABLE[peer].get(self.state, {}).get(type(event))
+        state = TABLE[peer].get(self.state, {}).get(type(event))
         if state is None or type(event) is Packet:
             raise PeerError(why=f"it sent {name}, which a {peer} does not send when {self.state.value}")
         if isinstance(event, Resync):
@@ -303,6 +261,8 @@ class Connection:
         elif isinstance(event, Message):
             self._agree(event)
             self._enter(event, state)
+        if isinstance(event, _NUMBERED):
+            self.ledger.received += 1
         return event
 
     def _agree(self, message: Message) -> None:
@@ -318,27 +278,56 @@ class Connection:
             self.version = message.version
         elif isinstance(message, Login) and message.method not in self._methods:
             raise PeerError(why=f"it wants to log in by {message.method}, which was not offered")
+        elif unasked := self._unasked(message):
+            raise PeerError(why=f"it sent {unasked}")
+
+    def _unasked(self, message: Message) -> str:
+        """What a server must not say in this message to a client that has not asked for it, if anything."""
+        if isinstance(message, Notice) and not self.takes_notices:
+            return "a notice, which the client did not ask for"
+        if isinstance(message, Attached):
+            asked = self._asked
+            if message.resumed is not (asked.resume is not None):
+                return "a new session where one was to be resumed" if asked.resume else "a session that was to be new"
+            if message.token is not None and not asked.resumable:
+                return "a token, which the client did not ask for"
+            if message.resumed and message.token is None:
+                return "no token for a session that was resumed"
+        return ""
 
     def _enter(self, message: Message, state: State) -> None:
         """Go on to ``state``, as the table says after ``message``."""
         if isinstance(message, ServerHello) and message.login:
             self._methods = message.login
             state = State.LOGIN
+        elif isinstance(message, Attach):
+            self._asked = message
+            self.takes_notices = message.resumable or message.take is not None
+        elif isinstance(message, Watch):
+            self.takes_notices = True
         elif isinstance(message, Attached):
-            self.outstanding.window = message.window
+            self._attached(message)
         elif isinstance(message, Dropped):
             for _ in range(min(message.requests, len(self.outstanding))):
                 self.outstanding.answered()
         self.state = state
 
+    def _attached(self, message: Attached) -> None:
+        """A session begins or goes on, with its window. The counts in the two messages confirmed what has come."""
+        self.ledger.keeping = message.token is not None
+        self.ledger.confirm()
+        if not message.resumed:
+            self.outstanding.window = message.window
+
     def _account(self, sender: Role, payload: bytes) -> bool:
         """Count a STATE_MANIPULATE packet. False if it is a request for which the window has no room."""
+        outstanding = self.ledger.outstanding
         if sender is Role.SERVER:
-            self.outstanding.answered()
+            outstanding.answered()
             return True
-        if not self.outstanding.has_room(payload):
+        if not outstanding.has_room(payload):
             return False
-        self.outstanding.asked(payload)
+        outstanding.asked(payload)
         return True
 
     def _resync(self, sender: Role) -> None:

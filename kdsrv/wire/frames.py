@@ -20,6 +20,7 @@ __all__ = [
     "MAX_CONTROL",
     "MAX_PACKET_PAYLOAD",
     "BreakIn",
+    "Confirm",
     "Control",
     "Frame",
     "FrameKind",
@@ -27,6 +28,7 @@ __all__ = [
     "LocalProtocolError",
     "Resync",
     "encode",
+    "encode_confirm",
     "encode_packet",
 ]
 
@@ -63,6 +65,7 @@ class FrameKind(IntEnum):
     PACKET = 2
     BREAK_IN = 3
     RESYNC = 4
+    CONFIRM = 5
 
 
 class Control(NamedTuple):
@@ -79,13 +82,20 @@ class Resync(NamedTuple):
     """From the client: I have lost the thread. From the server: the echo of it."""
 
 
-Frame: TypeAlias = Packet | Control | BreakIn | Resync
+class Confirm(NamedTuple):
+    """So many numbered frames of the session have come (docs/wire-protocol.md, "Resuming")."""
+
+    received: int
+
+
+Frame: TypeAlias = Packet | Control | BreakIn | Resync | Confirm
 
 _BOUNDS: Final = {
     FrameKind.CONTROL: (1, 1 + MAX_CONTROL),
     FrameKind.PACKET: (3, 3 + MAX_PACKET_PAYLOAD),
     FrameKind.BREAK_IN: (1, 1),
     FrameKind.RESYNC: (1, 1),
+    FrameKind.CONFIRM: (9, 9),
 }
 """Least and most each kind may have as its length (of kind and body)."""
 
@@ -105,6 +115,11 @@ def encode_packet(packet_type: int, payload: bytes) -> bytes:
     if len(payload) > MAX_PACKET_PAYLOAD:
         raise LocalProtocolError(f"a packet cannot have a payload of {len(payload)} bytes")
     return _PACKET_HEAD.pack(3 + len(payload), FrameKind.PACKET, packet_type & 0xFF, packet_type >> 8) + payload
+
+
+def encode_confirm(received: int) -> bytes:
+    """``encode`` for a confirmation."""
+    return encode(FrameKind.CONFIRM, received.to_bytes(8, "big"))
 
 
 class FrameReader:
@@ -143,6 +158,8 @@ class FrameReader:
                 frames.append(Packet(data[start + 5] | data[start + 6] << 8, data[start + 7 : stop]))
             elif kind == FrameKind.CONTROL:
                 frames.append(Control(data[start + 5 : stop]))
+            elif kind == FrameKind.CONFIRM:
+                frames.append(Confirm(int.from_bytes(data[start + 5 : stop], "big")))
             else:
                 frames.append(BreakIn() if kind == FrameKind.BREAK_IN else Resync())
             start = stop

@@ -25,6 +25,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 _MAX_ITEMS: Final = 64
 _HEX: Final = re.compile("0x[0-9a-f]{1,16}")
+_DIGITS: Final = re.compile("[0-9a-f]*")
 _NOT_ONE_LINE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -76,6 +77,17 @@ class Members:
         except ValueError:
             raise self._refusal(name, "one of " + ", ".join(choices)) from None
 
+    def choice_or_none(self, name: str, choices: type[_Choice]) -> _Choice | None:
+        """A text that is one of ``choices``, or null, or absent."""
+        return None if self._values.get(name) is None else self.choice(name, choices)
+
+    def flag(self, name: str) -> bool:
+        """True, false, or absent, which is false."""
+        value = self._values.get(name, False)
+        if not isinstance(value, bool):
+            raise self._refusal(name, "true or false")
+        return value
+
     def integer(self, name: str, least: int = 0, most: int = MAX_INTEGER) -> int:
         """A whole number from ``least`` to ``most``."""
         return self._whole(name, self._values.get(name), least, most)
@@ -90,6 +102,17 @@ class Members:
         if not _HEX.fullmatch(text):
             raise self._refusal(name, "a hexadecimal number like 0xc0000005")
         return int(text, 16)
+
+    def digits(self, name: str, number: int) -> str:
+        """So many hexadecimal digits, in lower case. The error does not show them: they may be a secret."""
+        value = self._values.get(name)
+        if not isinstance(value, str) or len(value) != number or not _DIGITS.fullmatch(value):
+            raise self._refusal(name, f"{number} hexadecimal digits")
+        return value
+
+    def digits_or_none(self, name: str, number: int) -> str | None:
+        """The same, or null, or absent."""
+        return None if self._values.get(name) is None else self.digits(name, number)
 
     def seconds(self, name: str) -> float:
         """A time span."""
@@ -119,6 +142,10 @@ class Members:
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise self._refusal(name, "a list of JSON objects")
         return items
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a member."""
+        return name in self._values
 
     def value(self, name: str) -> object:
         """Whatever the member is, None if there is none: for something else to read."""

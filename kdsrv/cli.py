@@ -15,7 +15,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, end, password, sim
+from kdsrv.commands import connect, demo, end, key, password, sim
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
@@ -30,8 +30,9 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "demo": (demo, "show the whole path on a simulated target, without hardware"),
     "sim": (sim, "run a simulated target"),
     "password": (password, "make or check a user's line in a user file"),
+    "key": (key, "make or check the key of a target that is debugged over the network (KDNET)"),
 }
-_AT_THE_KEYBOARD: Final = frozenset({"password"})
+_AT_THE_KEYBOARD: Final = frozenset({"key", "password"})
 """Commands that ask for something and wait, which a reactor would not let Ctrl-C end."""
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from twisted.application.app import ServerOptions as TwistdOptions
 from twisted.application.service import IService
@@ -29,9 +29,10 @@ from kdsrv.connection_strings.masking import masked
 from kdsrv.connection_strings.remoting import NpipeServerSpec, ServerSpec, SpipeServerSpec
 from kdsrv.errors import KdsrvError
 from kdsrv.process_title import hide_secrets
+from kdsrv.server.attachment import LINGER
 from kdsrv.server.bridges import parse_listen, reaches_beyond
 from kdsrv.server.dialling import Destination, destination_of_spec, destination_of_string, is_reverse
-from kdsrv.server.entrances import Guarded, Keys, take_password, transport_of
+from kdsrv.server.entrances import Guarded, Keys, take_linger, take_password, transport_of
 from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
 from kdsrv.server.made_password import client_command, login_options, place_to_dial, show_password
 from kdsrv.server.policy_options import PolicyOptions
@@ -40,6 +41,18 @@ from kdsrv.server.tls_options import TlsOptions
 from kdsrv.tls.hangup import HangupService
 
 __all__ = ["Options", "StartFailed", "makeService"]
+
+
+class _Endpoint(NamedTuple):
+    """A Twisted endpoint string without what is kdsrv's in it, and that."""
+
+    text: str
+    password: str | None
+    linger: float
+
+    @classmethod
+    def read(cls, text: str) -> _Endpoint:
+        return cls(*take_password(take_linger(text)[0]), take_linger(text)[1])
 
 
 class Options(TlsOptions, PolicyOptions, TwistedOptions):
@@ -62,8 +75,8 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
         hide_secrets()
         self._is_wrong = False
         super().__init__()
-        self.listens: list[tuple[str, str | None]] = []
-        self.connects: list[tuple[str, str | None]] = []
+        self.listens: list[_Endpoint] = []
+        self.connects: list[_Endpoint] = []
         self.servers: list[ServerSpec] = []
         self.bridges: list[BridgeSpec] = []
         self.password_file: Path | None = None
@@ -71,14 +84,14 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
 
     def opt_listen(self, text: str) -> None:
         """A Twisted endpoint to listen on, with a password if you like: tcp:1234, tcp:1234:password=x:interface=::1,
-        unix:/path:mode=600 (repeatable)"""
+        unix:/path:mode=600; linger=60 is how many seconds a client is waited for whose connection broke (repeatable)"""
         with _usage("--listen"):
-            self.listens.append(take_password(text))
+            self.listens.append(_Endpoint.read(text))
 
     def opt_connect(self, text: str) -> None:
         """A Twisted endpoint where a client waits, to be dialled: tcp:desk:5000, ssl:desk:5000 (repeatable)"""
         with _usage("--connect"):
-            self.connects.append(take_password(text))
+            self.connects.append(_Endpoint.read(text))
 
     def opt_transport(self, text: str) -> None:
         """The same as kdsrv.exe takes it: tcp:port=1234,password=x, or to dial a client tcp:port=5000,clicon=desk
@@ -152,26 +165,28 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
             self.certificates = certificates = self.server_certificates()
         self.endpoints: list[Guarded[IStreamServerEndpoint]] = []
         self.destinations: list[Guarded[Destination]] = []
-        for text, password in self.listens:
+        for text, password, linger in self.listens:
             with _usage("--listen"):
                 endpoint = endpoint_of_string(reactor, text, certificates=certificates)
                 book = self.entry_keys.book_for(password, private=is_private(text))
-                self.endpoints.append(Guarded(endpoint, book, transport_of(text)))
-        for text, password in self.connects:
+                self.endpoints.append(Guarded(endpoint, book, transport_of(text), linger=linger))
+        for text, password, linger in self.connects:
             with _usage("--connect"):
                 where = destination_of_string(reactor, text, certificates=certificates)
-                self.destinations.append(Guarded(where, self.entry_keys.book_for(password), transport_of(text)))
+                book = self.entry_keys.book_for(password)
+                self.destinations.append(Guarded(where, book, transport_of(text), linger=linger))
         for spec in self.servers:
             with _usage("-t"):
+                linger = float(LINGER if (given := getattr(spec, "linger", None)) is None else given)
                 if is_reverse(spec):
                     where = destination_of_spec(reactor, spec, certificates=certificates)
                     book = self.entry_keys.book_for(spec.password)
-                    self.destinations.append(Guarded(where, book, spec.transport, spec.hidden))
+                    self.destinations.append(Guarded(where, book, spec.transport, spec.hidden, linger))
                 else:
                     endpoint = endpoint_of_spec(reactor, spec, certificates=certificates, pipes=self.pipe_dir)
                     private = isinstance(spec, NpipeServerSpec | SpipeServerSpec)
                     book = self.entry_keys.book_for(spec.password, private=private)
-                    self.endpoints.append(Guarded(endpoint, book, spec.transport, spec.hidden))
+                    self.endpoints.append(Guarded(endpoint, book, spec.transport, spec.hidden, linger))
 
 
 @contextmanager

@@ -83,7 +83,8 @@ class LoginCase(SynchronousTestCase):
     def greet(self, host: str = "192.0.2.7") -> Caller:
         caller = self.server.call(host)
         caller.say(ClientHello("a test"))
-        assert caller.hear() == [ServerHello(1, caller.said[0].software, (PLAIN,))]
+        instance = caller.server.factory.instance
+        assert caller.hear() == [ServerHello(1, caller.said[0].software, (PLAIN,), instance)]
         return caller
 
     def begin(self, password: str = "pencil", user: str = "kim", host: str = "192.0.2.7") -> tuple[Caller, ClientLogin]:

@@ -271,7 +271,7 @@ class Bridge:
             if isinstance(packet, DroppedPrints):
                 text = f"[kdsrv: {packet.number} prints of the target were dropped here]\n".encode()
                 packet = Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode())
-            if packet is not None:
+            if type(packet) is Packet:
                 self._send(packet)
 
     def _send(self, packet: Packet) -> None:

@@ -18,7 +18,7 @@ FLAG_NAMES: Final = frozenset({"hidden", "icfenable", "modem", "pipe", "reconnec
 # fmt: off
 VALUE_NAMES: Final = frozenset({
     "baud", "baudrate", "certuser", "channel", "clicon", "cpus", "damage", "duplicate", "ipport", "ipversion",
-    "listen", "loss", "machuser", "name", "pipe", "port", "proto", "readcap", "resets", "seed", "server",
+    "linger", "listen", "loss", "machuser", "name", "pipe", "port", "proto", "readcap", "resets", "seed", "server",
     "serviceid", "state", "symlink", "target", "targetname", "trans", "vmid",
 })
 # fmt: on

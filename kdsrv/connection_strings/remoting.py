@@ -68,6 +68,8 @@ _PASSWORD: Final = reads(a_password)
 _TEXT: Final = reads(a_text)
 _PROTO: Final = reads(a_protocol)
 _IP_VERSION: Final = reads(one_of("6"))
+_LINGER: Final = reads(a_number("linger", 0, 86400))
+"""Seconds that the server waits for a client whose connection broke."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ class TcpServerSpec(Spec):
     password: str | None = field(default=None, repr=False, metadata=_PASSWORD)
     ipversion: str | None = field(default=None, metadata=_IP_VERSION)
     icfenable: bool = False
+    linger: int | None = field(default=None, metadata=_LINGER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,7 @@ class SslServerSpec(Spec):
     machuser: str | None = field(default=None, metadata=_TEXT)
     hidden: bool = False
     password: str | None = field(default=None, repr=False, metadata=_PASSWORD)
+    linger: int | None = field(default=None, metadata=_LINGER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +136,7 @@ class NpipeServerSpec(Spec):
     hidden: bool = False
     password: str | None = field(default=None, repr=False, metadata=_PASSWORD)
     icfenable: bool = False
+    linger: int | None = field(default=None, metadata=_LINGER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +160,7 @@ class SpipeServerSpec(Spec):
     machuser: str | None = field(default=None, metadata=_TEXT)
     hidden: bool = False
     password: str | None = field(default=None, repr=False, metadata=_PASSWORD)
+    linger: int | None = field(default=None, metadata=_LINGER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +186,7 @@ class ComServerSpec(Spec):
     channel: int = field(metadata=reads(_a_com_channel))
     hidden: bool = False
     password: str | None = field(default=None, repr=False, metadata=_PASSWORD)
+    linger: int | None = field(default=None, metadata=_LINGER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from kdsrv.direct_writer import DirectWriter
 from kdsrv.errors import KdsrvError
 from kdsrv.kd.packets import Packet
-from kdsrv.sessions.outbox import DroppedPrints, Outbox
+from kdsrv.sessions.outbox import DroppedPrints, LostRequests, Outbox
 from kdsrv.wire.connection import Connection, State
 from kdsrv.wire.frames import Resync
 from kdsrv.wire.messages import Dropped, Message
@@ -26,13 +26,13 @@ MAX_UNREAD_PACKETS: Final = 2000
 
 
 class Delivery:
-    """Says on ``transport`` what ``connection`` allows. ``too_much`` is called when more waits than a client may leave
-    unread, perhaps more than once."""
+    """Says on ``transport`` what ``connection`` allows. ``outbox`` has what waits, perhaps from before there was a
+    connection. ``too_much`` is called when more waits than a client may leave unread, perhaps more than once."""
 
     def __init__(self, connection: Connection, transport: Any, too_much: Callable[[], None]) -> None:
         self._connection = connection
         self._too_much = too_much
-        self._outbox = Outbox()
+        self.outbox = Outbox()
         self._unread = 0
         self._writer = DirectWriter(transport, self._drained)
 
@@ -54,41 +54,57 @@ class Delivery:
         writer = self._writer
         if self._connection.state is not State.ATTACHED:
             return
-        if writer.queued or len(self._outbox):
-            self._outbox.put(packet)
-            if len(self._outbox) > MAX_UNREAD_PACKETS:
+        if writer.queued or len(self.outbox) or self._connection.ledger.is_full:
+            self.outbox.put(packet)
+            if len(self.outbox) > MAX_UNREAD_PACKETS:
                 self._too_much()
         else:
             writer.write(self._connection.send_packet(packet.type, packet.payload))
 
     def resynced(self) -> None:
         """The echo of a resync. Of what waits only the prints still count."""
-        self._outbox.keep_prints()
+        self.outbox.keep_prints()
         self.say(Resync())
 
     def requests_lost(self, count: int) -> None:
         """The ``count`` oldest requests get no reply."""
         # the client counts from the oldest request it has no reply to, so the replies that wait go first
-        self._send_outbox(to_the_end=True)
-        self.say(Dropped(requests=count))
+        self.outbox.lose_requests(count)
+        self.go_on()
 
     def _drained(self) -> None:
         """The network takes bytes again: what waited goes first."""
         self._unread = 0
-        self._send_outbox()
+        self.go_on()
 
-    def _send_outbox(self, *, to_the_end: bool = False) -> None:
-        writer = self._writer
-        if self._connection.state is not State.ATTACHED:
+    def go_on(self) -> None:
+        """Say what waits, as far as the network and the client take it."""
+        writer, connection = self._writer, self._connection
+        if connection.state is not State.ATTACHED:
             return
-        while to_the_end or not writer.queued:
-            packet = self._outbox.take()
+        while not writer.queued and not connection.ledger.is_full:
+            packet = self.outbox.take()
             if packet is None:
                 return
-            if isinstance(packet, DroppedPrints):
-                writer.write(self._connection.send(Dropped(prints=packet.number)))
-            else:
-                writer.write(self._connection.send_packet(packet.type, packet.payload))
+            if type(packet) is Packet:
+                writer.write(connection.send_packet(packet.type, packet.payload))
+            elif isinstance(packet, DroppedPrints):
+                writer.write(connection.send(Dropped(prints=packet.number)))
+            elif isinstance(packet, LostRequests):
+                writer.write(connection.send(Dropped(requests=packet.number)))
+
+    def confirm(self) -> None:
+        """Say how much has come, if it is time for that; go on, if the client has just confirmed something."""
+        confirmation = self._connection.confirmation()
+        if confirmation:
+            self._writer.write(confirmation)
+        if len(self.outbox):
+            self.go_on()
+
+    def write_again(self, frames: bytes) -> None:
+        """Say first what the client's last connection has lost."""
+        if frames:
+            self._writer.write(frames)
 
     def _write(self, data: bytes) -> None:
         writer = self._writer

@@ -21,12 +21,15 @@ from kdsrv.auth.passwords import RandomBytes, new_password
 from kdsrv.auth.secret_files import find_credential, read_password, read_user_table
 from kdsrv.auth.users import OnePassword, UserBook
 from kdsrv.errors import SetupError
+from kdsrv.server.attachment import LINGER
 
-__all__ = ["Guarded", "Keys", "take_password", "transport_of"]
+__all__ = ["Guarded", "Keys", "take_linger", "take_password", "transport_of"]
 
 Way = TypeVar("Way")
 
 _PASSWORD: Final = re.compile(r":password=((?:\\.|[^:\\])*)", re.DOTALL)
+_LINGER: Final = re.compile(r":linger=([^:]*)")
+_MOST_LINGER: Final = 86400
 _ASTRAY: Final = re.compile(r"password\s*=", re.IGNORECASE)
 
 
@@ -35,12 +38,14 @@ class Guarded(Generic[Way]):
     """A way in (an endpoint, a destination) and the book of those who may use it; None: anybody.
 
     ``transport`` is that of the client strings that lead to it. Who comes in by a ``hidden`` one gets no listing.
+    ``linger`` is how many seconds a client is waited for whose connection broke.
     """
 
     way: Way
     book: UserBook | None = field(repr=False)
     transport: str = "tcp"
     hidden: bool = False
+    linger: float = LINGER
 
 
 def take_password(text: str) -> tuple[str, str | None]:
@@ -56,6 +61,16 @@ def take_password(text: str) -> tuple[str, str | None]:
     if len(found) > 1 or not password:
         raise SetupError(why="password= is empty" if not password else "password= is in it twice")
     return rest, password
+
+
+def take_linger(text: str) -> tuple[str, float]:
+    """A Twisted endpoint string without its ``:linger=``, and how many seconds that is; SetupError for no number."""
+    found = _LINGER.findall(text)
+    if not found:
+        return text, LINGER
+    if len(found) > 1 or not (found[0].isascii() and found[0].isdigit() and int(found[0]) <= _MOST_LINGER):
+        raise SetupError(why=f"linger= is a number of seconds, 0 to {_MOST_LINGER}, once")
+    return _LINGER.sub("", text), float(found[0])
 
 
 def transport_of(text: str) -> str:

@@ -14,6 +14,7 @@ from kdsrv.auth.door import Door
 from kdsrv.auth.passwords import RandomBytes
 from kdsrv.auth.users import UserBook
 from kdsrv.errors import SetupError
+from kdsrv.server.attachment import LINGER, Attachments
 from kdsrv.server.protocol import Dialled, KdsrvServerProtocol
 from kdsrv.server.questions import NoAnswers, Questions
 from kdsrv.sessions.directory import Directory
@@ -29,7 +30,8 @@ class KdsrvServerFactory(Factory):
     """Makes a protocol for each client; knows those that are connected.
 
     ``door`` says who may come in; without one, anybody may. ``questions`` answers what clients ask. ``binding_of``
-    gives the channel binding of a transport, ``random`` the randomness of logins.
+    gives the channel binding of a transport, ``random`` the randomness of logins and tokens. ``linger`` is how many
+    seconds a client whose connection broke is waited for.
     """
 
     noisy = False
@@ -43,6 +45,7 @@ class KdsrvServerFactory(Factory):
         questions: Questions | None = None,
         binding_of: Callable[[object], bytes | None] = channel_binding,
         random: RandomBytes = secrets.token_bytes,
+        linger: float = LINGER,
     ) -> None:
         self.clock = clock
         self.directory = directory
@@ -50,22 +53,30 @@ class KdsrvServerFactory(Factory):
         self.questions: Questions = NoAnswers() if questions is None else questions
         self.binding_of = binding_of
         self.random = random
+        self.linger = linger
+        self.instance = random(8).hex()
+        self.attachments = Attachments(clock, directory, random)
         self._connected: set[KdsrvServerProtocol] = set()
         self._waiting: set[KdsrvServerProtocol] = set()
         self._attached: set[KdsrvServerProtocol] = set()
         self._strangers = 0
 
-    def beside(self, book: UserBook | None, questions: Questions | None = None) -> KdsrvServerFactory:
+    def beside(
+        self, book: UserBook | None, questions: Questions | None = None, linger: float = LINGER
+    ) -> KdsrvServerFactory:
         """The same for a listener of the same server with another book, and other answers if they are given; what the
-        door counts is counted together."""
-        return KdsrvServerFactory(
+        door counts is counted together, and a client may come back by either."""
+        beside = KdsrvServerFactory(
             self.clock,
             self.directory,
             self.door.beside(book),
             questions=self.questions if questions is None else questions,
             binding_of=self.binding_of,
             random=self.random,
+            linger=linger,
         )
+        beside.instance, beside.attachments = self.instance, self.attachments
+        return beside
 
     @override
     def buildProtocol(self, addr: IAddress | None, dialled: Dialled | None = None) -> KdsrvServerProtocol:

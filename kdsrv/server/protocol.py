@@ -8,7 +8,8 @@
     attached    anything                        45 without a byte (a ping goes out after 15)
 
 The rules of what may be said when are those of ``kdsrv.wire.connection``; who may come in, and how soon after failures,
-is for the ``Door``, and the ``Reception`` asks it; what waits for a client to read it is with the ``Delivery``.
+is for the ``Door``, and the ``Reception`` asks it; what waits for a client to read it is with the ``Delivery``; what a
+client holds, beyond this connection, is its ``Attachment``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
@@ -26,14 +26,14 @@ from typing_extensions import override
 from kdsrv import __version__
 from kdsrv.alarm import Alarm
 from kdsrv.auth.users import User
-from kdsrv.connection_strings import parse_kd_string
 from kdsrv.direct_writer import set_up_tcp
 from kdsrv.errors import KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
+from kdsrv.server.attachment import Attachment
 from kdsrv.server.delivery import Delivery
+from kdsrv.server.errands import Errands
 from kdsrv.server.reception import Reception
 from kdsrv.sessions.session import Session
-from kdsrv.sessions.status import Status
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
@@ -47,10 +47,11 @@ from kdsrv.wire.messages import (
     Message,
     Ping,
     Pong,
+    Release,
     Response,
+    Resume,
     Role,
     ServerHello,
-    StatusReport,
 )
 
 if TYPE_CHECKING:
@@ -77,14 +78,14 @@ class Dialled:
 
 
 class KdsrvServerProtocol(Protocol):
-    """A SessionUser whose user is at the other end of a network connection.
+    """The presence of a client.
 
-    ``address`` is where they are (None: on this host), ``peer`` the same for people. ``dialled`` is given if the server
+    ``address`` is where it is (None: on this host), ``peer`` the same for people. ``dialled`` is given if the server
     opened the connection.
     """
 
     _log = Logger()
-    _delivery: Delivery
+    delivery: Delivery
     """From connectionMade on."""
 
     def __init__(
@@ -98,8 +99,9 @@ class KdsrvServerProtocol(Protocol):
         self._connection = Connection(Role.SERVER)
         self._alarm = Alarm(factory.clock, self._too_late)
         self._reception = Reception(factory.clock, factory.door, address, peer, say=self._say, refuse=self._end)
+        self._attachment: Attachment | None = None
         self._session: Session | None = None
-        self._opening: Deferred[Session] | None = None
+        self._errands = Errands(factory, peer, address, say=self._say, settle=self._settle, refuse=self._end)
         self._heard_at = 0.0
         self._ending = False
 
@@ -109,7 +111,7 @@ class KdsrvServerProtocol(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         set_up_tcp(transport)
-        self._delivery = Delivery(self._connection, transport, self._too_much_unread)
+        self.delivery = Delivery(self._connection, transport, self._too_much_unread)
         self._heard_at = self._clock.seconds()
         self._factory.connected(self)
         if self._dialled is not None:
@@ -132,11 +134,23 @@ class KdsrvServerProtocol(Protocol):
         except PeerError as error:
             self._log_breach(error)
             self._end(error)
+            return
+        if self._session is not None:
+            self.delivery.confirm()
 
     @override
     def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
         self._alarm.stop()
         self._factory.forget(self)
+        attachment = self._attachment
+        if attachment is not None and not self._ending and attachment.depart(self):
+            self._log.info(
+                "{peer}: the connection broke; {target} waits {seconds:.0f} s for its client",
+                peer=self._peer,
+                target=attachment.session.name,
+                seconds=attachment.linger,
+            )
+            self._attachment = self._session = None
         self._leave()
         if self._dialled is not None:
             self._dialled.gone(reason)
@@ -177,7 +191,7 @@ class KdsrvServerProtocol(Protocol):
             self._reception.challenge(event)
         elif isinstance(event, Response):
             self._judge(event)
-        elif isinstance(event, Attach | ListEverything | EndServer):
+        elif isinstance(event, Attach | ListEverything | EndServer | Release):
             self._serve(event)
         elif isinstance(event, Ping):
             self._say(Pong(event.id))
@@ -191,7 +205,7 @@ class KdsrvServerProtocol(Protocol):
         version = self._connection.version
         assert version is not None
         methods = self._reception.offer(self._factory.binding_of(self.transport), self._factory.random)
-        self._say(ServerHello(version, SOFTWARE, methods))
+        self._say(ServerHello(version, SOFTWARE, methods, instance=self._factory.instance))
 
     def _judge(self, message: Response) -> None:
         self._reception.judge(message)
@@ -207,16 +221,18 @@ class KdsrvServerProtocol(Protocol):
 
     # Being served
 
-    def _serve(self, request: Attach | ListEverything | EndServer) -> None:
+    def _serve(self, request: Attach | ListEverything | EndServer | Release) -> None:
         client = self._reception.client
         assert client is not None
         self._factory.door.crowd.leave(self)
         try:
             self._factory.serve(self)
             if isinstance(request, Attach):
-                self._attach(request, client)
+                self._errands.attach(request, client, self._reception.name, self._connection.ledger)
             elif isinstance(request, ListEverything):
                 self._say(self._factory.questions.listing(client))
+            elif isinstance(request, Release):
+                self._errands.release(request, client)
             else:
                 self._end_server(client)
         except KdsrvError as error:
@@ -228,62 +244,51 @@ class KdsrvServerProtocol(Protocol):
         self._leave()
         self._hang_up()
 
-    def _attach(self, request: Attach, client: User) -> None:
-        holder = request.client or "an unnamed client"
-        if self._reception.name:
-            holder = f"{self._reception.name} ({holder})"
-        spec = None if request.trans is None else parse_kd_string(request.trans)
-        self._opening = self._factory.directory.open(spec, holder, self._peer, client)
-        self._opening.addCallbacks(self._opened, self._not_opened)
-
-    def _opened(self, session: Session) -> None:
-        self._opening = None
-        self._session = session
+    def _settle(self, attachment: Attachment, resume: Resume | None) -> None:
+        """From now on this connection is the client's presence. One that comes back is told again what got lost."""
+        session, ledger = attachment.session, attachment.ledger
+        again = b"" if resume is None else ledger.kept_after(resume.received)
+        self._connection.ledger = ledger
+        self._attachment, self._session = attachment, session
+        self.delivery.outbox = attachment.outbox
         self._factory.attached(self)
-        self._log.info(
-            "{peer} ({holder}) has {target}", peer=self._peer, holder=session.lease.holder, target=session.name
+        self._say(
+            Attached(
+                session.name,
+                session.description,
+                session.status,
+                token=attachment.token,
+                linger=attachment.linger,
+                received=ledger.received,
+                resumed=resume is not None,
+            )
         )
-        self._say(Attached(session.name, session.description, session.status))
-        session.start(self)
+        attachment.arrive(self)
+        self.delivery.write_again(again)
+        self.delivery.go_on()
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + PING_INTERVAL)
         if self._dialled is not None:
             self._dialled.attached()
 
-    def _not_opened(self, failure: TwistedFailure) -> None:
-        self._opening = None
-        error = failure.value
-        if self._ending:
-            return
-        if isinstance(error, KdsrvError):
-            self._log.info("{peer}: {error}", peer=self._peer, error=str(error))
-            self._end(error)
-        else:
-            self._log.failure("opening a target for {peer}", failure, peer=self._peer)
-            self._end(SetupError(why="the server failed to open the target; its log has the details"))
+    # What the attachment says
 
-    # What the session brings
+    def superseded(self) -> None:
+        """The client has come back by another connection."""
+        self._attachment = self._session = None
+        self._ending = True
+        self._abort()
 
-    def packet_received(self, packet: Packet) -> None:
-        self._delivery.packet_received(packet)
-
-    def resynced(self) -> None:
-        self._delivery.resynced()
-
-    def requests_lost(self, count: int) -> None:
-        self._delivery.requests_lost(count)
-
-    def status_changed(self, status: Status) -> None:
-        self._delivery.say(StatusReport(status))
-
-    def session_lost(self, reason: KdsrvError) -> None:
+    def lost(self, reason: KdsrvError) -> None:
+        """The session is over for this client."""
+        self._attachment = self._session = None
         self._log.info("{peer}: {error}", peer=self._peer, error=str(reason))
         self._end(reason)
 
     # Talking and ending
 
     def _say(self, message: Message) -> None:
-        self._delivery.say(message)
+        self.delivery.say(message)
 
     def _too_much_unread(self) -> None:
         """A client that asks without end and reads nothing; its end comes in the reactor's next turn."""
@@ -297,14 +302,14 @@ class KdsrvServerProtocol(Protocol):
         now = self._clock.seconds()
         if self._ending:
             self._abort()
-        elif self._opening is not None:
+        elif self._errands.is_opening:
             self._alarm.set(now + PING_INTERVAL)
         elif self._reception.client is None:
             self._end(PeerError(why=f"it has not come in within {GREETING_LIMIT:.0f} s"))
         elif self._session is None:
             self._end(PeerError(why=f"it did not ask for a target within {GREETING_LIMIT:.0f} s"))
         elif now - self._heard_at >= SILENCE_LIMIT:
-            self._log.info("{peer} is silent: its target is free again", peer=self._peer)
+            self._log.info("{peer} is silent: its connection is given up", peer=self._peer)
             self._abort()
         else:
             self._say(Ping(0))
@@ -313,31 +318,30 @@ class KdsrvServerProtocol(Protocol):
     def _end(self, error: KdsrvError) -> None:
         """Say why, and close."""
         self._leave()
-        self._delivery.give_up(error)
+        self.delivery.give_up(error)
         self._hang_up()
 
     def _leave(self) -> None:
         """Let go of the target, or of the attempt to open it."""
         self._ending = True
         self._reception.close()
-        if self._opening is not None:
-            self._opening.cancel()
-        session, self._session = self._session, None
-        if session is not None:
-            self._log.info("{peer} has left {target}", peer=self._peer, target=session.name)
-            self._factory.directory.close(session)
+        self._errands.cancel()
+        attachment, self._attachment, self._session = self._attachment, None, None
+        if attachment is not None:
+            self._log.info("{peer} has left {target}", peer=self._peer, target=attachment.session.name)
+            attachment.leave(self)
 
     def shut_down(self) -> None:
         """The server ends."""
         if not self._ending:
             if self._connection.state not in (State.CLOSED, State.ERROR):
-                self._delivery.give_up(SetupError(why="the server is shutting down"))
+                self.delivery.give_up(SetupError(why="the server is shutting down"))
             self._leave()
             self._hang_up()
 
     def _hang_up(self) -> None:
         self._alarm.set(self._clock.seconds() + CLOSE_LIMIT)
-        self._delivery.detach()
+        self.delivery.detach()
         assert self.transport is not None
         self.transport.loseConnection()
 

@@ -84,14 +84,15 @@ class KdsrvService(MultiService):
             service.setServiceParent(self)
 
     def _guard(self, way: Way | Guarded[Way]) -> tuple[Way, KdsrvServerFactory]:
-        """A way in, and the factory for those who come by it: one for each book, and one more if it is hidden."""
+        """A way in, and the factory for those who come by it: one for each book, each time that clients are waited for,
+        and those that are hidden."""
         if not isinstance(way, Guarded):
             return way, self.factory
         answers = self._hidden_answers if way.hidden else self._answers
         for factory in self._factories:
-            if factory.door.book is way.book and factory.questions is answers:
+            if (factory.door.book, factory.questions, factory.linger) == (way.book, answers, way.linger):
                 return way.way, factory
-        self._factories.append(self.factory.beside(way.book, answers))
+        self._factories.append(self.factory.beside(way.book, answers, way.linger))
         return way.way, self._factories[-1]
 
     @property
@@ -111,7 +112,11 @@ class KdsrvService(MultiService):
         for factory in self._factories:
             factory.stopFactory()
         stopped: Deferred[Any] = DeferredList([listening, self.directory.close_all()])
-        return stopped.addCallback(lambda _: self.simulated.stop())
+        return stopped.addCallback(lambda _: self._stopped())
+
+    def _stopped(self) -> None:
+        self.factory.attachments.discard()
+        self.simulated.stop()
 
 
 class _ListenerService(Service):

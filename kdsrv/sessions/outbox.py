@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from kdsrv.kd.debug_io import PRINT_STRING
 from kdsrv.kd.packets import Packet, PacketType
 
-__all__ = ["DroppedPrints", "Outbox", "is_print"]
+__all__ = ["DroppedPrints", "LostRequests", "Outbox", "is_print"]
 
 _PRINT: Final = PRINT_STRING.to_bytes(4, "little")
 _DEBUG_IO: Final = int(PacketType.DEBUG_IO)
@@ -22,6 +22,12 @@ _TRACES: Final = frozenset(map(int, (PacketType.TRACE_IO, PacketType.CONTROL_REQ
 
 class DroppedPrints(NamedTuple):
     """At this place so many printed packets are missing."""
+
+    number: int
+
+
+class LostRequests(NamedTuple):
+    """The oldest so many requests that have no reply at this place get none."""
 
     number: int
 
@@ -40,7 +46,7 @@ class Outbox:
 
     def __init__(self, max_prints: int = 1000) -> None:
         self._max_prints = max_prints
-        self._packets: deque[Packet] = deque()
+        self._packets: deque[Packet | LostRequests] = deque()
         self._prints = 0
         self._dropped = 0
 
@@ -55,29 +61,34 @@ class Outbox:
             if self._prints > self._max_prints:
                 self._drop_oldest_print()
 
+    def lose_requests(self, number: int) -> None:
+        """At this place the reader has to learn that it waits in vain."""
+        self._packets.append(LostRequests(number))
+
     def put_back(self, packet: Packet) -> None:
         """Add a packet that was taken and could not be handed over."""
         self._packets.appendleft(packet)
         self._prints += is_print(packet)
 
-    def take(self) -> Packet | DroppedPrints | None:
-        """The oldest packet, or before it how many were dropped, or None if there is nothing."""
+    def take(self) -> Packet | DroppedPrints | LostRequests | None:
+        """The oldest there is, or before it how many prints were dropped, or None if there is nothing."""
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             return DroppedPrints(dropped)
         if not self._packets:
             return None
         packet = self._packets.popleft()
-        self._prints -= is_print(packet)
+        if type(packet) is Packet:
+            self._prints -= is_print(packet)
         return packet
 
     def keep_prints(self) -> None:
         """Forget everything that is no print, as after a resync."""
-        self._packets = deque(packet for packet in self._packets if is_print(packet))
+        self._packets = deque(packet for packet in self._packets if type(packet) is Packet and is_print(packet))
 
     def _drop_oldest_print(self) -> None:
         for index, packet in enumerate(self._packets):
-            if is_print(packet):
+            if type(packet) is Packet and is_print(packet):
                 del self._packets[index]
                 self._prints -= 1
                 self._dropped += 1

@@ -21,10 +21,10 @@ from kdsrv.kd.framing import TargetFramer, TargetHeader
 from kdsrv.kd.link import Acknowledged, BreakIn, Event, GaveUp, ResendAsked, ResetSeen, TargetRole
 from kdsrv.kd.packets import BREAK_IN, INITIAL_ID, MAX_PAYLOAD, SYNC, Packet, PacketType, checksum
 
-__all__ = ["TargetLink"]
+__all__ = ["SMALLEST", "TargetLink", "may_be_given_up"]
 
 _IDS: Final = frozenset({INITIAL_ID, INITIAL_ID | 1})
-_FIXED_SIZE: Final[dict[int, int]] = {PacketType.STATE_MANIPULATE: 56, PacketType.DEBUG_IO: 16, PacketType.FILE_IO: 64}
+SMALLEST: Final[dict[int, int]] = {PacketType.STATE_MANIPULATE: 56, PacketType.DEBUG_IO: 16, PacketType.FILE_IO: 64}
 """The fixed part of each packet that a debugger sends, in bytes; a shorter one is refused."""
 
 _ACKNOWLEDGE: Final = int(PacketType.ACKNOWLEDGE)
@@ -33,7 +33,12 @@ _GIVEN_UP: Final[dict[int, bytes]] = {
     PacketType.STATE_CHANGE64: b"\x31\x30\x00\x00",
     PacketType.FILE_IO: b"\x30\x34\x00\x00",
 }
-"""Print, load symbols and file create: the only packets a target does not repeat for ever (KD protocol, 1.5)."""
+"""How print, load symbols and file create begin."""
+
+
+def may_be_given_up(packet: Packet) -> bool:
+    """Whether this is one of the few packets that a target does not repeat for ever (KD protocol, 1.5)."""
+    return packet.payload[:4] == _GIVEN_UP.get(packet.type)
 
 
 class TargetLink(TargetRole):
@@ -56,7 +61,7 @@ class TargetLink(TargetRole):
         drain_on_reset: bool = False,
         forget_on_reset: bool = False,
         break_at_once: bool = False,
-        want: frozenset[int] = frozenset(_FIXED_SIZE),
+        want: frozenset[int] = frozenset(SMALLEST),
     ) -> None:
         super().__init__(want)
         self._byte_timeout = byte_timeout
@@ -228,7 +233,7 @@ class TargetLink(TargetRole):
     def _repeat(self, now: float) -> Iterator[GaveUp]:
         ours = self._unacknowledged
         assert ours is not None
-        if self._retries is None or self._tries < self._retries or ours.payload[:4] != _GIVEN_UP.get(ours.type):
+        if self._retries is None or self._tries < self._retries or not may_be_given_up(ours):
             self._transmit(now)
             return
         self._unacknowledged = None
@@ -240,8 +245,8 @@ class TargetLink(TargetRole):
 
     def _fixed_size(self, packet_type: int) -> int:
         if packet_type in self.want:
-            return _FIXED_SIZE.get(packet_type, 0)
-        return min((_FIXED_SIZE.get(wanted, 0) for wanted in self.want), default=0)
+            return SMALLEST.get(packet_type, 0)
+        return min((SMALLEST.get(wanted, 0) for wanted in self.want), default=0)
 
     def _may_send(self) -> bool:
         return True

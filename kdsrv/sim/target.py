@@ -170,6 +170,10 @@ class SimulatedTarget:
         """Shut down in an orderly way: the debugger is told, and after its Continue the machine starts again."""
         self._plan(self._tell_reboot, now)
 
+    def power_cycle(self, now: float) -> None:
+        """Cut the power for a moment: the machine starts again, and the debugger is told nothing."""
+        self._power_off(now)
+
     @property
     def _prints(self) -> bool:
         return self.options.print_every > 0

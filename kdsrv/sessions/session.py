@@ -110,6 +110,7 @@ class Session:
         self._break_in_next = False
         self._away = False
         self._left: Callable[[], None] | None = None
+        self._started = False
         self._settled = False
         self._closed = False
 
@@ -119,7 +120,11 @@ class Session:
         return self.transport.description
 
     def start(self, user: SessionUser) -> None:
-        """Begin to talk to the target on behalf of ``user``."""
+        """Begin to talk to the target on behalf of ``user``; if that has been begun for another, hand over."""
+        if self._started:
+            self.hand_over(user, self.lease)
+            return
+        self._started = True
         self.user = user
         self.transport.start(self)
         self._driver.run(self.link.resync(self._clock.seconds()))

@@ -1,4 +1,4 @@
-"""Clients whose connection breaks and who come back, and targets that change hands: a server in memory, real messages."""
+"""Clients whose connection breaks and who come back, and targets that change hands, on a server in memory."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ class Lasting:
         self.caller.say(Attach(self.trans, self.client, resumable=True, resume=Resume(self.token, count)))
         heard = self.caller.hear()
         if heard and isinstance(heard[0], Attached):
-            self.caller.send(self.caller.connection.resume(heard[0].received))
+            again = self.caller.connection.resume(heard[0].received)
+            if again:
+                self.caller.send(again)
         self.server.wait()
         return heard + self.caller.hear()
 

@@ -229,7 +229,7 @@ class TargetRole(Link):
 
     ``running``: the machine runs, and only polls for a break-in. ``want``: the packet types that it takes while it
     stands still. ``break_pending``: a break-in came while it stood still. ``debugger_absent``: the last packet was
-    given up. ``max_reply`` is the largest payload, in bytes, that the medium carries to the debugger.
+    given up. ``max_reply`` is the largest payload, in bytes, of what the machine may tell in pieces.
     """
 
     max_reply = MAX_PAYLOAD

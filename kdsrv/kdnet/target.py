@@ -29,6 +29,7 @@ __all__ = ["NetCounters", "NetTarget"]
 
 _CLIPPING_VERSION: Final = 5
 _CLIPPED_REPLY: Final = 1152
+"""Bytes of payload. A CONTEXT is sent whole all the same where it is asked for whole, as ntoseye relies on."""
 _FRAMED_REPLY: Final = 1416
 """Bytes of payload in the largest datagram that an Ethernet frame holds; a target lets none be cut in pieces."""
 
@@ -59,7 +60,8 @@ class NetTarget:
 
     ``own`` is the address that OFFERs name as the target's; ``random`` makes client keys, which are no secret. Both
     addresses, ``offer_period`` (seconds) and ``offer_size`` (bytes of an OFFER; some targets send 34) may be changed at
-    any time. From ``version`` 5 on no reply is over 1152 bytes. Raises ValueError for a version that is none.
+    any time. From ``version`` 5 on, memory comes in replies of at most 1152 bytes. Raises ValueError for a version that
+    is none.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ _Handler: TypeAlias = Callable[["RequestHandler", Manipulate], Manipulate]
 
 
 class RequestHandler:
-    """Answers for one machine, none of more than ``max_reply`` bytes.
+    """Answers for one machine: memory, and a context in slices, in replies of at most ``max_reply`` bytes.
 
     `begin_stop` is to be called at each stop: some rules start afresh there.
     """
@@ -58,10 +58,9 @@ class RequestHandler:
         if handler is None:
             return request.reply_unknown()
         try:
-            reply = handler(self, request)
+            return handler(self, request)
         except (PayloadError, struct_error):
             return request.reply(_FAILED)
-        return reply if len(reply.data) <= self._room else request.reply(_FAILED)
 
     @property
     def _memory(self) -> AddressSpace:

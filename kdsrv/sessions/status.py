@@ -312,7 +312,9 @@ def status_from_json(value: object) -> Status:
     """The status that a peer sent; one of an unknown kind is an UnknownStatus. PeerError if a field does not fit."""
     members = Members("status", value)
     kind = members.text("kind")
-    reader = _READERS.get(kind)
+    from kdsrv.sessions.net_status import NET_READERS  # it builds on this module
+
+    reader = _READERS.get(kind) or NET_READERS.get(kind)
     if reader is not None:
         return reader(members)
     return UnknownStatus(kind, members.text("sentence"), members.choice("run_state", RunState))

@@ -61,7 +61,10 @@ class HeldAcks:
 
 
 class LinkDriver:
-    """Drives ``link``. ``handle`` gets its events, ``write`` its bytes. Without ``acks`` no ACK is held back."""
+    """Drives ``link``. ``handle`` gets its events, ``write`` its bytes.
+
+    Without ``acks`` no ACK is held back, and none on a medium of datagrams, where nothing can travel with it.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class LinkDriver:
         self._clock = clock
         self._handle = handle
         self._write = write
-        self._acks = acks
+        self._acks = None if link.in_datagrams else acks
         self._alarm = Alarm(clock, self._expire)
         self._held = b""
         self._stopped = False

@@ -93,7 +93,12 @@ class LinkCounters:
 
 
 class Link(ABC):
-    """The sending half of a KD link, and the face that both roles show to their owner."""
+    """The sending half of a KD link, and the face that both roles show to their owner.
+
+    ``in_datagrams``: each ``take_output`` is one datagram, which is not to be joined with another.
+    """
+
+    in_datagrams = False
 
     def __init__(self) -> None:
         self.counters = LinkCounters()

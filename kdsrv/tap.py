@@ -145,6 +145,7 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
     def postOptions(self) -> None:
         from twisted.internet import reactor
 
+        self.check_watched()
         if not self.listens and not self.connects and not self.servers and not self.bridges:
             raise UsageError("kdsrv: say where to listen, for instance --listen tcp:1234")
         for bridge in self.bridges:
@@ -220,6 +221,7 @@ class _ServerProcess(KdsrvService):
             initiators=options.destinations,
             bridges=options.bridges,
             policy=options.policy(),
+            watch=options.watched,
             end=lambda: self._end(reactor),
         )
         self._options = options

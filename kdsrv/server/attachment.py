@@ -14,7 +14,7 @@ Who was absent when it was over is told why, if they come back in the time that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -166,8 +166,10 @@ class Attachment:
         if self._delivery is not None:
             self._delivery.say(Notice(text))
 
-    def taken(self, reason: TargetTaken) -> None:
+    def taken(self, reason: TargetTaken) -> Sequence[Packet]:
+        unread = self.outbox.take_prints() if self._presence is None else ()
         self._end(reason)
+        return unread
 
     # As the session's user
 

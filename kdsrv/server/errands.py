@@ -100,9 +100,8 @@ class Errands:
             session, applicant, ledger, lingers=request.resumable, linger=factory.linger
         )
         session.on_leave = request.on_leave or OnLeave.STAY
-        factory.directory.occupy(session, attachment)
         self._settle(attachment, None)
-        session.start(attachment)
+        factory.directory.start(session, attachment, attachment)
 
     def _not_opened(self, failure: TwistedFailure) -> None:
         if self._opening is None:

@@ -25,6 +25,7 @@ from kdsrv.server.dialling import Destination
 from kdsrv.server.entrances import Guarded
 from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.server.initiator import Initiator
+from kdsrv.server.keeper import Keeper, StopPolicy
 from kdsrv.sessions.directory import Directory
 from kdsrv.transports.opener import Opener
 from kdsrv.transports.simulated import SimulatedTargets
@@ -45,12 +46,13 @@ class KdsrvService(MultiService):
     ``book`` says who may come in by these; None: anybody who can reach them. An endpoint or a destination that is
     ``Guarded`` has its own.
 
-    ``policy`` says which targets clients may open; None: what is open by default. ``end`` is called when a client who
-    may ask for it wants the server to end; None: nobody may.
+    ``policy`` says which targets clients may open; None: what is open by default. ``watch`` are the published targets
+    that the server holds itself while no client does, and what becomes of their stops. ``end`` is called when a client
+    who may ask for it wants the server to end; None: nobody may.
 
     Starting raises SetupError, a sentence, if one of them cannot listen. ``directory`` has the sessions that are open,
     ``simulated`` the targets that clients asked for with ``sim:``. Nothing is opened towards a target before somebody
-    asks for it.
+    asks for it, but those that are watched.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class KdsrvService(MultiService):
         environ: Mapping[str, str] | None = None,
         bridge_host: str = "127.0.0.1",
         policy: Policy | None = None,
+        watch: Mapping[str, StopPolicy] | None = None,
         end: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
@@ -80,7 +83,8 @@ class KdsrvService(MultiService):
             for where, factory in map(self._guard, initiators)
         ]
         self._bridges = [BridgeService(reactor, self.directory, bridge, bridge_host) for bridge in bridges]
-        for service in (*self._listeners, *self._initiators, *self._bridges):
+        self._keepers = [Keeper(reactor, self.directory, name, stops) for name, stops in (watch or {}).items()]
+        for service in (*self._listeners, *self._initiators, *self._bridges, *self._keepers):
             service.setServiceParent(self)
 
     def _guard(self, way: Way | Guarded[Way]) -> tuple[Way, KdsrvServerFactory]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, TargetSpec
 from kdsrv.errors import KdsrvError, SetupError, TargetError, TargetHeld
+from kdsrv.kd.packets import Packet
 from kdsrv.link_driver import HeldAcks
 from kdsrv.policy.places import HostPlaces
 from kdsrv.policy.policy import NotAllowed, Policy
@@ -19,6 +20,7 @@ from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.read_only_session import ReadOnlySession
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.tenant import Applicant, Take, TargetTaken, Tenant
+from kdsrv.sessions.uplink import SessionUser
 from kdsrv.transports.links import link_for
 from kdsrv.transports.opener import Opener, target_key
 
@@ -43,7 +45,8 @@ class Directory:
 
     ``environ`` fills in what a kd-string leaves out (connection strings, 2.9); ``wall_clock`` gives seconds since 1970,
     for telling people since when a target is held. ``policy`` says who may open what; the default is that of a server
-    that was told nothing. What is in ``opened`` is called with each session that is opened, before it starts.
+    that was told nothing. What is in ``opened`` is called with each session that is opened, before it starts; what is
+    in ``freed`` with the key of each target that nobody holds any more.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Directory:
         policy: Policy | None = None,
     ) -> None:
         self.opened: list[Callable[[Session], None]] = []
+        self.freed: list[Callable[[str], None]] = []
         self._reactor = reactor
         self._opener = opener
         self._environ = environ
@@ -63,6 +67,7 @@ class Directory:
         self._leases = LeaseBook(_local_time)
         self._sessions: dict[str, Session] = {}
         self._tenants: dict[Session, Tenant] = {}
+        self._unread: dict[Session, Sequence[Packet]] = {}
         self._applications = Applications(reactor)
         self._leaving: dict[str, list[Deferred[None]]] = {}
         self.acks = HeldAcks(reactor)
@@ -83,7 +88,7 @@ class Directory:
         tell: Callable[[str], None] | None = None,
     ) -> Deferred[Session]:
         """A session on the target, for ``holder`` at ``address`` (both as people read them), to be started by the
-        caller. It may be one that somebody had before: then it is handed over by that.
+        caller with ``start``. It may be one that somebody had before: then it is handed over by that.
 
         ``user`` says what they may do; None: who runs the server, and may do everything. ``host`` tells them from
         others of that name, ``take`` says what to do about who has the target, ``tell`` is called with what comes of
@@ -93,9 +98,13 @@ class Directory:
         applicant = Applicant(holder, address, host, user, take)
         return Deferred.fromCoroutine(self._open(spec, applicant, tell or _unheard))
 
-    def occupy(self, session: Session, tenant: Tenant) -> None:
-        """``tenant`` has the session, and can be asked for it."""
+    def start(self, session: Session, tenant: Tenant, user: SessionUser) -> None:
+        """Begin on behalf of ``tenant``, who can be asked for the session, and uses it by ``user``. What a former
+        tenant has left unread comes first."""
         self._tenants[session] = tenant
+        for packet in self._unread.pop(session, ()):
+            user.packet_received(packet)
+        session.start(user)
 
     def tenant_of(self, session: Session) -> Tenant | None:
         """Who has a session, if they have said so."""
@@ -133,6 +142,7 @@ class Directory:
     def close(self, session: Session) -> None:
         """The holder has left: the target stays as it is, and is free for the next as soon as its line is quiet."""
         self._tenants.pop(session, None)
+        self._unread.pop(session, None)
         self._leaving.setdefault(session.lease.target, [])
         session.leave(lambda: self._gone(session))
 
@@ -154,6 +164,8 @@ class Directory:
         for waiting in self._leaving.pop(key, []):
             waiting.callback(None)
         self._applications.give(key)
+        for freed in self.freed:
+            freed(key)
 
     async def _all_gone(self) -> None:
         for target in tuple(self._leaving):
@@ -241,7 +253,7 @@ class Directory:
                 user.session_lost(reason)
             return None
         session.lease = self._leases.pass_on(session.lease, applicant.holder, applicant.address, self.wall_clock())
-        tenant.taken(reason)
+        self._unread[session] = tenant.taken(reason)
         return session
 
 

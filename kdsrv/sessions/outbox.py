@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, NamedTuple
 
-from kdsrv.kd.debug_io import PRINT_STRING
+from kdsrv.kd.debug_io import PRINT_STRING, DebugIo
 from kdsrv.kd.packets import Packet, PacketType
 
 __all__ = ["DroppedPrints", "LostRequests", "Outbox", "is_print"]
@@ -81,6 +81,16 @@ class Outbox:
         if type(packet) is Packet:
             self._prints -= is_print(packet)
         return packet
+
+    def take_prints(self) -> list[Packet]:
+        """All prints that are held, oldest first; nothing is left. If some were dropped, a line says how many."""
+        prints = [packet for packet in self._packets if type(packet) is Packet and is_print(packet)]
+        if self._dropped:
+            text = f"[kdsrv: {self._dropped} prints of the target were dropped here]\n".encode()
+            prints.insert(0, Packet(_DEBUG_IO, DebugIo.print_string(text).encode()))
+        self._packets.clear()
+        self._prints = self._dropped = 0
+        return prints
 
     def keep_prints(self) -> None:
         """Forget everything that is no print, as after a resync."""

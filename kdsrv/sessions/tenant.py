@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from kdsrv.auth.users import Role, User
 from kdsrv.errors import TargetError
+from kdsrv.kd.packets import Packet
 
 __all__ = ["Applicant", "Take", "TargetTaken", "Tenant"]
 
@@ -69,6 +71,6 @@ class Tenant(Protocol):
         """Somebody wants the session: show this line."""
         ...
 
-    def taken(self, reason: TargetTaken) -> None:
-        """Somebody else has the session now."""
+    def taken(self, reason: TargetTaken) -> Sequence[Packet]:
+        """Somebody else has the session now. Gives what the target printed and nobody has read."""
         ...

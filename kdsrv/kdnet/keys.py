@@ -57,7 +57,7 @@ class NetKey:
 
         One recorded OFFER is enough to try keys against, as fast as a machine can (KDNET, 10).
         """
-        parts = self.text.split(".")
+        parts = [part.lstrip("0") for part in self.text.split(".")]
         short = sum(len(part) < _SHORT for part in parts)
         if short:
             return f"{short} of the 4 components of the key are shorter than {_SHORT} characters"

@@ -17,7 +17,7 @@ from kdsrv.wire.connection import (
     State,
     VersionError,
 )
-from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_packet
+from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_confirm, encode_packet
 from kdsrv.wire.messages import (
     Attach,
     Attached,
@@ -33,10 +33,15 @@ from kdsrv.wire.messages import (
     Message,
     Ping,
     Pong,
+    Release,
+    Released,
     Response,
     Role,
+    Seen,
     ServerHello,
     StatusReport,
+    Watch,
+    Watching,
     Welcome,
 )
 from kdsrv.wire.messages import encode as encode_message
@@ -112,6 +117,11 @@ MESSAGES = [
     ListEverything(),
     Listing({"version": "x"}, [{"name": "vm1"}], []),
     EndServer(),
+    Release(None),
+    Released("x", "y"),
+    Watch(None, "x"),
+    Watching("x", "x", HALTED),
+    Seen(1, [{"text": "x"}]),
     Attach(None, "x"),
     Attached("x", "x", HALTED),
     StatusReport(HALTED),
@@ -128,9 +138,15 @@ MAY = {
     (Role.CLIENT, State.BEGUN): {"Bye"},
     (Role.CLIENT, State.CHALLENGED): {"Response", "Bye"},
     (Role.CLIENT, State.ANSWERED): {"Bye"},
-    (Role.CLIENT, State.READY): {"Attach", "ListEverything", "EndServer", "Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.READY): {
+        *("Attach", "ListEverything", "EndServer", "Release", "Watch"),
+        *("Ping", "Pong", "Bye"),
+    },
     (Role.CLIENT, State.LISTING): {"Ping", "Pong", "Bye"},
     (Role.CLIENT, State.ENDING): {"Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.RELEASING): {"Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.JOINING): {"Ping", "Pong", "Bye"},
+    (Role.CLIENT, State.WATCHING): {"Ping", "Pong", "Bye"},
     (Role.CLIENT, State.ATTACHING): {"Ping", "Pong", "Bye"},
     (Role.CLIENT, State.ATTACHED): {"Packet", "BreakIn", "Resync", "Ping", "Pong", "Bye"},
     (Role.SERVER, State.START): {"Bye", "Failure"},
@@ -142,6 +158,9 @@ MAY = {
     (Role.SERVER, State.READY): {"Ping", "Pong", "Bye", "Failure"},
     (Role.SERVER, State.LISTING): {"Listing", "Ping", "Pong", "Bye", "Failure"},
     (Role.SERVER, State.ENDING): {"Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.RELEASING): {"Released", "Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.JOINING): {"Watching", "Ping", "Pong", "Bye", "Failure"},
+    (Role.SERVER, State.WATCHING): {"Seen", "StatusReport", "Ping", "Pong", "Bye", "Failure"},
     (Role.SERVER, State.ATTACHING): {"Attached", "StatusReport", "Ping", "Pong", "Bye", "Failure"},
     (Role.SERVER, State.ATTACHED): {"Packet", "StatusReport", "Dropped", "Ping", "Pong", "Bye", "Failure"},
 }
@@ -459,7 +478,7 @@ def test_what_one_side_may_send_the_other_always_takes(state: State, steps: list
             st.sampled_from(MESSAGES).map(control),
             st.builds(encode_packet, st.integers(0, 0xFFFF), st.binary(max_size=60)),
             st.builds(encode, st.just(FrameKind.CONTROL), st.binary(max_size=60)),
-            st.sampled_from([encode(FrameKind.BREAK_IN), encode(FrameKind.RESYNC), b""]),
+            st.sampled_from([encode(FrameKind.BREAK_IN), encode(FrameKind.RESYNC), encode_confirm(0), b""]),
         ),
         max_size=6,
     ),

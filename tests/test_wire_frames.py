@@ -11,6 +11,7 @@ from kdsrv.wire.frames import (
     MAX_CONTROL,
     MAX_PACKET_PAYLOAD,
     BreakIn,
+    Confirm,
     Control,
     Frame,
     FrameKind,
@@ -18,6 +19,7 @@ from kdsrv.wire.frames import (
     LocalProtocolError,
     Resync,
     encode,
+    encode_confirm,
     encode_packet,
 )
 
@@ -27,6 +29,7 @@ frames = st.lists(
         st.builds(Control, st.binary(max_size=40)),
         st.just(BreakIn()),
         st.just(Resync()),
+        st.builds(Confirm, st.integers(0, 2**64 - 1)),
     ),
     max_size=8,
 )
@@ -42,6 +45,8 @@ def as_bytes(frame: Frame) -> bytes:
             return encode(FrameKind.BREAK_IN)
         case Resync():
             return encode(FrameKind.RESYNC)
+        case Confirm(received):
+            return encode_confirm(received)
 
 
 def test_bytes_of_each_kind() -> None:
@@ -49,6 +54,7 @@ def test_bytes_of_each_kind() -> None:
     assert encode_packet(0x0102, b"\xab\xcd") == bytes.fromhex("00000005 02 0201 abcd")
     assert encode(FrameKind.BREAK_IN) == bytes.fromhex("00000001 03")
     assert encode(FrameKind.RESYNC) == bytes.fromhex("00000001 04")
+    assert encode_confirm(0x0102) == bytes.fromhex("00000009 05 00000000 00000102")
 
 
 @given(frames, st.lists(st.integers(0, 500)))
@@ -105,6 +111,8 @@ def test_we_send_nothing_longer() -> None:
         ("00000002 03", "a break-in frame of 2 bytes, where 1 to 1 can be"),
         ("00000002 04", "a resync frame of 2 bytes"),
         ("00000001 00", "a frame of kind 0, which does not exist"),
+        ("00000008 05", "a confirm frame of 8 bytes"),
+        ("0000000a 05", "a confirm frame of 10 bytes"),
         ("00000001 05", "a confirm frame of 1 bytes, where 9 to 9 can be"),
         ("00000001 06", "a frame of kind 6, which does not exist"),
     ],

@@ -208,7 +208,6 @@ class Connection:
         if not data:
             return self._receive_end()
         events: list[Event] = []
-        self.ledger.came(len(data))
         try:
             if self.state is not State.CLOSED:
                 for frame in self._reader.receive(data):
@@ -243,7 +242,7 @@ class Connection:
             if self.state is State.ATTACHED and frame.type in PACKET_TYPES[peer]:
                 if frame.type == MANIPULATE and not self._account(peer, frame.payload):
                     raise PeerError(why="it sent more requests than the window allows")
-                self.ledger.received += 1
+                self.ledger.came(len(frame.payload))
                 return frame
             event, name = frame, f"a packet of type {frame.type}"
         elif isinstance(frame, Control):
@@ -262,7 +261,7 @@ class Connection:
             self._agree(event)
             self._enter(event, state)
         if isinstance(event, _NUMBERED):
-            self.ledger.received += 1
+            self.ledger.came(0)
         return event
 
     def _agree(self, message: Message) -> None:

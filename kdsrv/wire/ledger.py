@@ -87,7 +87,8 @@ class Ledger:
     # What comes
 
     def came(self, size: int) -> None:
-        """So many bytes came, with or without numbered frames in them."""
+        """A numbered frame with a body of about this size has come."""
+        self.received += 1
         self._bytes_to_confirm += size
 
     @property

@@ -17,16 +17,20 @@ from kdsrv.connection_strings.masking import masked
 __all__ = ["hide_secrets", "without_secrets"]
 
 _SECRET: Final = re.compile(r"(password|key)\s*=", re.IGNORECASE)
+_SECRET_OPTION: Final = b"--key"
 _ARG_START, _ARG_END = 47, 48
 """Places in /proc/self/stat, from 0."""
 
 
 def without_secrets(arguments: bytes) -> bytes:
     """A command line as the kernel has it, arguments with a NUL behind each, made fit to be seen and no longer."""
-    shown = []
+    shown: list[bytes] = []
     for argument in arguments.split(b"\0"):
         text = argument.decode(errors="surrogateescape")
-        shown.append(masked(text).text.encode(errors="replace") if _SECRET.search(text) else argument)
+        if shown and shown[-1] == _SECRET_OPTION:
+            shown.append(b"*")
+        else:
+            shown.append(masked(text).text.encode(errors="replace") if _SECRET.search(text) else argument)
     return b"\0".join(shown)[: len(arguments)].ljust(len(arguments), b"\0")
 
 

@@ -28,6 +28,8 @@ print(open("/proc/self/cmdline", "rb").read())
          b"kdsrv:server=@{ssl:server=a,port=1,password=*},trans=@{net:port=5,key=*}"),
         (b"tcp:port=1,password=\xff\xfehunter2", b"tcp:port=1,password=*"),
         (b"tcp:port=1,password = hunter2", b"tcp:port=1,password =*"),
+        (b"sim\0--key\0001.2.3.4\0--net", b"sim\0--key\0*\0--net"),
+        (b"--key=1.2.3.4", b"--key=*"),
         (b"--password-file=/run/secret", b"--password-file=/run/secret"),
         (b"\xff", b"\xff"),
         (b"", b""),

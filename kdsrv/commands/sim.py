@@ -1,4 +1,4 @@
-"""``kdsrv sim``: a simulated target alone, at the end of a pty, a pair of FIFOs, a unix socket or a TCP port."""
+"""``kdsrv sim``: a simulated target alone, on a pty, a pair of FIFOs, a unix socket, a TCP port, or on KDNET."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from kdsrv.commands.machine_end import offer_fifos, offer_pty, offer_tcp, offer_unix
+from kdsrv.commands.net_end import add_net_options, net_address, offer_net, refuse_net_options
 from kdsrv.connection_strings import KdSpec, PipeSpec, SerialSpec, TcpSerialSpec
 from kdsrv.errors import SetupError
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.options import STATES, SimOptions
 from kdsrv.sim.target import SimulatedTarget
 from kdsrv.transports.simulated import LiveTarget
+from kdsrv.transports.simulated_net import LiveNetTarget
 
 __all__ = ["configure", "run"]
 
@@ -31,6 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--tcp", metavar="[HOST:]PORT", type=_address, help="on a TCP port, of 127.0.0.1 if no host is given"
     )
     place.add_argument("--fifo", metavar="NAME", help="on the FIFOs NAME.in and NAME.out")
+    place.add_argument(
+        "--net", metavar="HOST:PORT", type=net_address, help="on the network (KDNET), for who listens on this UDP port"
+    )
     target = parser.add_argument_group("the target")
     target.add_argument("--state", choices=STATES, default="halted", help="how it is found (default: halted)")
     target.add_argument("--cpus", metavar="N", type=int, default=2, help="its number of processors (default: 2)")
@@ -41,6 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--stop-after", metavar="SECONDS", type=float, help="stop by itself once, so long after the start"
     )
+    target.add_argument("--reboot-after", metavar="SECONDS", type=float, help="lose its power once, so long after it")
+    add_net_options(parser)
     line = parser.add_argument_group("faults of the line")
     for name in ("loss", "damage", "duplicate"):
         line.add_argument(f"--{name}", metavar="SHARE", type=float, default=0.0, help=f"{name} of packets, from 0 to 1")
@@ -54,30 +61,59 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
         sim_options = SimOptions(
             state=options.state, cpus=options.cpus, read_cap=options.read_cap, print_every=options.print_every
         )
-        rates = FaultRates(loss=options.loss, damage=options.damage, duplicate=options.duplicate, baud=options.baud)
+        offer = _offer_line if options.net is None else _offer_net
+        live, where, trans, end = offer(reactor, options, sim_options)
     except ValueError as error:
         raise SetupError(why=str(error)) from error
-    live = LiveTarget(reactor, SimulatedTarget(sim_options, reactor.seconds()), rates, options.seed)
-    try:
-        where, end = _offer(reactor, live, options)
-    except SetupError:
-        live.stop()
-        raise
-    if options.stop_after is not None:
-        reactor.callLater(max(0.0, options.stop_after), _stop_target, reactor, live)
+    for delay, act in ((options.stop_after, live.target.stop), (options.reboot_after, live.target.power_cycle)):
+        if delay is not None:
+            reactor.callLater(max(0.0, delay), _act, reactor, live, act)
     sys.stdout.write(f"simulated target ({options.state}) at {where}; Ctrl-C ends it\n")
-    sys.stdout.write(f"a server on this host reaches it as trans=@{{{_trans(where, options)}}}\n")
+    server = "this host" if options.net is None else options.net[0]
+    sys.stdout.write(f"a server on {server} reaches it as trans=@{{{trans}}}\n")
     sys.stdout.flush()
     done: Deferred[int] = Deferred()
 
     def shut_down() -> Deferred[None]:
-        live.stop()
         ended = maybeDeferred(end)
         ended.addBoth(lambda _: done.callback(0))
         return ended
 
     reactor.addSystemEventTrigger("before", "shutdown", shut_down)
     return done
+
+
+class _Offered(NamedTuple):
+    """The target, where it is, the kd-string by which a server opens it, and how to end it."""
+
+    live: LiveTarget | LiveNetTarget
+    where: str
+    trans: str
+    end: Callable[[], Any]
+
+
+def _offer_net(reactor: Any, options: argparse.Namespace, sim_options: SimOptions) -> _Offered:
+    if options.baud:
+        raise SetupError(why="--baud goes with a serial line, and --net is none")
+    live, where, trans = offer_net(reactor, options, sim_options)
+    return _Offered(live, where, trans, live.stop)
+
+
+def _offer_line(reactor: Any, options: argparse.Namespace, sim_options: SimOptions) -> _Offered:
+    refuse_net_options(options)
+    rates = FaultRates(loss=options.loss, damage=options.damage, duplicate=options.duplicate, baud=options.baud)
+    live = LiveTarget(reactor, SimulatedTarget(sim_options, reactor.seconds()), rates, options.seed)
+    try:
+        where, close = _offer(reactor, live, options)
+    except SetupError:
+        live.stop()
+        raise
+
+    def end() -> Any:
+        live.stop()
+        return close()
+
+    return _Offered(live, where, str(_trans(where, options)), end)
 
 
 def _offer(reactor: Any, live: LiveTarget, options: argparse.Namespace) -> tuple[str, Callable[[], Any]]:
@@ -100,8 +136,8 @@ def _trans(where: str, options: argparse.Namespace) -> KdSpec:
     return SerialSpec(place, 115200) if path is None else PipeSpec(os.path.abspath(path))
 
 
-def _stop_target(reactor: Any, live: LiveTarget) -> None:
-    live.target.stop(reactor.seconds())
+def _act(reactor: Any, live: LiveTarget | LiveNetTarget, act: Callable[[float], None]) -> None:
+    act(reactor.seconds())
     live.flush()
 
 

@@ -25,7 +25,7 @@ from kdsrv.kdnet.target_link import NetTargetLink
 from kdsrv.sim.options import SimOptions
 from kdsrv.sim.target import SimulatedTarget, TargetState
 
-__all__ = ["NetCounters", "NetTarget"]
+__all__ = ["OfferingCounters", "NetTarget"]
 
 _CLIPPING_VERSION: Final = 5
 _CLIPPED_REPLY: Final = 1152
@@ -41,7 +41,7 @@ _NO_CHECK: Final = bytes(12)
 
 
 @dataclass(slots=True)
-class NetCounters:
+class OfferingCounters:
     """What went between a target and its host so far.
 
     ``responses`` are those that made a data channel. ``foreign`` datagrams were not sealed by a host with the key in
@@ -84,7 +84,7 @@ class NetTarget:
         self.version = version
         self.offer_period = offer_period
         self.offer_size: int | None = None
-        self.counters = NetCounters()
+        self.counters = OfferingCounters()
         self.link = NetTargetLink(
             max_reply=_CLIPPED_REPLY if version >= _CLIPPING_VERSION else _FRAMED_REPLY,
             timeout=options.byte_timeout,

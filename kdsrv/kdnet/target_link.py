@@ -36,8 +36,7 @@ from kdsrv.kd.target_link import SMALLEST, may_be_given_up
 __all__ = ["NetTargetLink"]
 
 _STEP: Final = 2
-_LAST_ID: Final = 0x7FFFFFFE
-"""Bit 31 is the debugger's."""
+_ID_MASK: Final = 0xFFFFFFFF
 
 
 class NetTargetLink(TargetRole):
@@ -174,7 +173,7 @@ class NetTargetLink(TargetRole):
     def _advance(self) -> None:
         """The packet under way is done with, one way or the other."""
         self._unacknowledged = self.deadline = None
-        self._next_id = (self._next_id + _STEP) & _LAST_ID
+        self._next_id = (self._next_id + _STEP) & _ID_MASK
 
     def _encode(self, packet: Packet) -> bytes:
         return encode_data(packet.type, self._next_id, packet.payload, trailer=b"")

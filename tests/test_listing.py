@@ -78,6 +78,7 @@ def test_everything_there_is_to_tell() -> None:
         "target": "com:port=/dev/ttyS0,baud=9600",
         "holder": "kim@desk",
         "address": "192.0.2.7:4000",
+        "absence": None,
         "since": "2025-11-25T14:00:00+00:00",
         "seconds": 61,
         "read_only": True,

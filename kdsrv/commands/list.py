@@ -161,6 +161,8 @@ def _session(entry: dict[str, object]) -> Sequence[str]:
     session = Members("session", entry)
     counters = Members("counters", session.value("counters"))
     status = session.text("status") + (" (read-only)" if session.value("read_only") is True else "")
+    if entry.get("absence") is not None:
+        status += f" ({session.text('absence')})"
     return (
         session.text("target"),
         session.text("holder"),

@@ -32,7 +32,8 @@ class Answers:
         if self._hidden:
             raise NotAllowed(target="the listing", why="it is hidden")
         directory = self._directory
-        return make_listing(f"kdsrv {__version__}", user, directory.published(user), directory, directory.wall_clock())
+        published, now = directory.published(user), directory.wall_clock()
+        return make_listing(f"kdsrv {__version__}", user, published, directory, now, directory.tenant_of)
 
     def end(self, user: User) -> None:
         """Begin to end the server. NotAllowed for a user who may not do everything."""

@@ -7,14 +7,15 @@ No kd-string of a published target is in a listing, and no secret of any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from kdsrv.auth.users import User
 from kdsrv.kd.link import LinkCounters
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.status import RunState, Status
+from kdsrv.sessions.tenant import Tenant
 from kdsrv.wire.members import one_line
 from kdsrv.wire.messages import Listing
 
@@ -52,23 +53,35 @@ class Listed(Protocol):
     def read_only(self) -> bool: ...
 
 
+def _nobody(_: Any) -> Tenant | None:
+    return None
+
+
 def make_listing(
-    software: str, user: User, published: Mapping[str, str | None], sessions: Iterable[Listed], now: float
+    software: str,
+    user: User,
+    published: Mapping[str, str | None],
+    sessions: Iterable[Listed],
+    now: float,
+    tenant_of: Callable[[Any], Tenant | None] = _nobody,
 ) -> Listing:
     """The listing for ``user``. ``published`` are the names of the targets that they may open, each with the key of the
-    device behind it (None: not known); ``now`` is in seconds, as leases count them.
+    device behind it (None: not known); ``now`` is in seconds, as leases count them; ``tenant_of`` gives the tenant of a
+    session, if it has one.
 
     What does not fit into a message is left out, and its number told.
     """
     sessions = tuple(sessions)
     names = {key: name for name, key in published.items() if key is not None}
-    held = {session.lease.target for session in sessions}
+    states = {session.lease.target: _state(tenant_of(session)) for session in sessions}
     bound = user.targets is not None
     room = _Room(_MAX_BYTES)
-    entries = [_target(name, key in held) for name, key in published.items()]
+    entries = [{"name": name, "state": states.get(key or "", "free")} for name, key in published.items()]
     targets = [entry for entry in entries if room.takes(entry)]
     visible = [session for session in sessions if not bound or session.lease.target in names]
-    told = [entry for session in visible if room.takes(entry := _session(session, names, now))]
+    told = [
+        entry for session in visible if room.takes(entry := _session(session, tenant_of(session), names, now))
+    ]
     server: dict[str, object] = {
         "software": one_line(software),
         "user": _short(user.name),
@@ -94,11 +107,11 @@ class _Room:
         return True
 
 
-def _target(name: str, held: bool) -> dict[str, object]:
-    return {"name": name, "state": "held" if held else "free"}
+def _state(tenant: Tenant | None) -> str:
+    return "watched" if tenant is not None and tenant.yields else "held"
 
 
-def _session(session: Listed, names: Mapping[str, str], now: float) -> dict[str, object]:
+def _session(session: Listed, tenant: Tenant | None, names: Mapping[str, str], now: float) -> dict[str, object]:
     lease, counters = session.lease, session.link.counters
     published = names.get(lease.target)
     return {
@@ -107,6 +120,7 @@ def _session(session: Listed, names: Mapping[str, str], now: float) -> dict[str,
         "address": _short(lease.address),
         "since": datetime.fromtimestamp(lease.since, UTC).isoformat(timespec="seconds"),
         "seconds": max(0, int(now - lease.since)),
+        "absence": None if tenant is None else tenant.absence,
         "read_only": session.read_only,
         "run_state": str(session.run_state),
         "status": _short(session.status.sentence()),

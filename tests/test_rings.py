@@ -34,6 +34,7 @@ RINGS = {
     "kdsrv.connection_strings": PURE,
     "kdsrv.direct_writer": TWISTED,
     "kdsrv.errors": PURE,
+    "kdsrv.firewire": PURE,
     "kdsrv.first_free_port": TWISTED,
     "kdsrv.kd": PURE,
     "kdsrv.kdnet": PURE,

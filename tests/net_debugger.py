@@ -39,15 +39,19 @@ class NetDebugger:
     """``offers``, ``checks`` and ``packets`` are what came and nobody has asked for yet; ``heard`` are the payloads of
     all data datagrams, and ``foreign`` counts what is for this address and cannot be opened or is late.
 
-    With ``answers`` off it leaves OFFERs alone, with ``acknowledges`` off packets.
+    With ``answers`` off it leaves OFFERs alone, with ``acknowledges`` off packets, with ``repeats`` off RESENDs.
+    ``high`` is the number of the last data datagram.
     """
 
-    def __init__(self, line: NetEnd, now: float = 100.0, *, key: NetKey = KEY, address: Address = HOST) -> None:
+    def __init__(
+        self, line: NetEnd, now: float, *, key: NetKey = KEY, address: Address = HOST, answers: bool = True
+    ) -> None:
         self.line = line
         self.now = now
         self.key = key
         self.address = address
-        self.answers = self.acknowledges = True
+        self.answers = answers
+        self.acknowledges = self.repeats = True
         self.offers: list[tuple[Datagram, Offer]] = []
         self.checks: list[ConnectCheck] = []
         self.packets: list[Packet] = []
@@ -58,8 +62,9 @@ class NetDebugger:
         self.next_id = _FIRST_ID
         self._control = Seal(key.control, key.mac)
         self._data: Seal | None = None
-        self._sent = self._high = 0
+        self.high = self._sent = 0
         self._taken = -1
+        self._pending = b""
         self._host_keys = (number.to_bytes(32, "big") for number in count(1))
         self.pump()
 
@@ -67,6 +72,12 @@ class NetDebugger:
     def offer(self) -> Offer:
         """The last OFFER."""
         return self.offers[-1][1]
+
+    @property
+    def last(self) -> tuple[int, Offer]:
+        """Sequence number and content of the last OFFER."""
+        datagram, offer = self.offers[-1]
+        return datagram.sequence, offer
 
     def pump(self) -> None:
         """Let the target say what is due now, and answer."""
@@ -104,7 +115,7 @@ class NetDebugger:
     def use(self, response: bytes) -> None:
         """Take the data key from a RESPONSE."""
         self._data = Seal(self.key.data_key(response), self.key.mac)
-        self._sent = self._high = 0
+        self.high = self._sent = 0
 
     def poke(self) -> None:
         self._send(self._control, Channel.CONTROL, 1, POKE)
@@ -139,8 +150,6 @@ class NetDebugger:
         self._pending = data
         self.say(data)
 
-    _pending = b""
-
     def _send(self, seal: Seal, channel: int, sequence: int, payload: bytes) -> None:
         data = seal.seal(self.version, channel, sequence, True, payload)
         self.line.receive(data, self.address, self.now)
@@ -152,10 +161,10 @@ class NetDebugger:
             self.foreign += 1
         elif datagram.channel == Channel.CONTROL:
             self._on_offer(datagram)
-        elif datagram.sequence <= self._high:
+        elif datagram.sequence <= self.high:
             self.foreign += 1
         else:
-            self._high = datagram.sequence
+            self.high = datagram.sequence
             self.heard.append(datagram.payload)
             self._on_data(datagram.payload)
 
@@ -182,5 +191,5 @@ class NetDebugger:
             if packet_id > self._taken:
                 self._taken = packet_id
                 self.packets.append(Packet(packet_type, payload[HEADER.size :]))
-        elif packet_type == PacketType.RESEND and self._pending:
+        elif packet_type == PacketType.RESEND and self.repeats and self._pending:
             self.say(self._pending)

@@ -95,7 +95,6 @@ class NetTarget:
         self._control = Seal(key.control, key.mac)
         self._random = Random(0) if random is None else random
         self._output: deque[tuple[bytes, Address]] = deque()
-        self._offer_at: float | None = None
         self._begin()
         self._settle(now)
 
@@ -150,6 +149,7 @@ class NetTarget:
         """A new debugger transport, as after a boot."""
         self._boots = self.link.boots
         self._offers = _Offers(self._random)
+        self._offer_at: float | None = None
         self.bound: Address | None = None
         self._data: Seal | None = None
         self._sent = self._heard = 0
@@ -189,9 +189,7 @@ class NetTarget:
     def _settle(self, now: float) -> None:
         """Put in datagrams what the machine has said, and see whether it was switched off or on."""
         self._collect()
-        if self.target.state is TargetState.OFF:
-            self._offer_at = None
-        elif self._offer_at is None:
+        if self._offer_at is None and self.target.state is not TargetState.OFF:
             self._offer_at = now
 
     def _collect(self) -> None:

@@ -9,7 +9,7 @@ from kdsrv.kd.amd64 import Context, ControlReport, SpecialRegisters
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.manipulate import Manipulate
-from kdsrv.kd.packets import INITIAL_ID, SYNC, PacketType, encode_control, encode_data
+from kdsrv.kd.packets import INITIAL_ID, SYNC, Packet, PacketType, encode_control, encode_data
 from kdsrv.kd.state_change import LOAD_SYMBOLS, StateChange
 from kdsrv.kd.statuses import Status
 from kdsrv.sim.options import SimOptions
@@ -370,7 +370,8 @@ def test_a_reboot_is_announced_and_starts_everything_again(debugger: SimDebugger
     debugger.target.expire(debugger.now)
     banner = debugger.target.take_output()
     assert banner[8:12] == (INITIAL_ID | SYNC).to_bytes(4, "little")
-    debugger.packets += debugger.link.receive(banner, debugger.now)
+    heard = debugger.link.receive(banner, debugger.now)
+    debugger.packets += [event for event in heard if isinstance(event, Packet)]
     debugger.target.receive(debugger.link.take_output(), debugger.now)
     debugger.pump()
     debugger.packets.pop(0)

@@ -207,6 +207,7 @@ class HostLink(HostRole):
         self._taken = self._sync_taken = packet.payload
         self._late_until = now + _LATE
         yield from lost
+        yield ResetSeen()
         self._send_next(now)
         yield self._deliver(packet)
 

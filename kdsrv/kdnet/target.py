@@ -25,7 +25,7 @@ from kdsrv.kdnet.target_link import NetTargetLink
 from kdsrv.sim.options import SimOptions
 from kdsrv.sim.target import SimulatedTarget, TargetState
 
-__all__ = ["OfferingCounters", "NetTarget"]
+__all__ = ["NetTarget", "OfferingCounters"]
 
 _CLIPPING_VERSION: Final = 5
 _CLIPPED_REPLY: Final = 1152
@@ -95,6 +95,7 @@ class NetTarget:
         self._control = Seal(key.control, key.mac)
         self._random = Random(0) if random is None else random
         self._output: deque[tuple[bytes, Address]] = deque()
+        self._offer_at: float | None = None
         self._begin()
         self._settle(now)
 
@@ -149,7 +150,7 @@ class NetTarget:
         """A new debugger transport, as after a boot."""
         self._boots = self.link.boots
         self._offers = _Offers(self._random)
-        self._offer_at: float | None = None
+        self._offer_at = None
         self.bound: Address | None = None
         self._data: Seal | None = None
         self._sent = self._heard = 0

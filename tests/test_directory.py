@@ -49,6 +49,19 @@ class DirectoryTests(SynchronousTestCase):
         assert "held by kim from 192.0.2.1" in str(failure.value)
         assert len(self.opener.opened) == 1
 
+    def test_so_many_sessions_and_no_more(self) -> None:
+        directory = Directory(self.clock, self.opener, {}, lambda: 0.0, max_sessions=2)
+        for name in ("a", "b"):
+            self.opener.result = succeed(QuietLine())
+            self.successResultOf(directory.open(PipeSpec(f"/nowhere/{name}"), "kim", "x"))
+        failure = self.failureResultOf(directory.open(PipeSpec("/nowhere/c"), "kim", "x"), SetupError)
+        assert "2 sessions" in str(failure.value)
+        first = next(iter(directory))
+        directory.close(first)
+        pass_time(self.clock, 1.5)
+        self.opener.result = succeed(QuietLine())
+        self.successResultOf(directory.open(PipeSpec("/nowhere/c"), "kim", "x"))
+
     def test_other_targets_are_free(self) -> None:
         self.opener.result = succeed(QuietLine())
         first = self.open("/nowhere/a")

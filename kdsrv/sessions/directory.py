@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
@@ -24,7 +24,9 @@ from kdsrv.sessions.uplink import SessionUser
 from kdsrv.transports.links import link_for
 from kdsrv.transports.opener import Opener, target_key
 
-__all__ = ["Directory"]
+__all__ = ["MAX_SESSIONS", "Directory"]
+
+MAX_SESSIONS: Final = 1024
 
 def _local_time(since: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
@@ -34,6 +36,10 @@ class TargetAway(TargetError):
     """{target} is held by {holder} from {address} since {since}: {absence}; to have it now, ask for it (--take ask)"""
 
     code = "held"
+
+
+class TooManySessions(SetupError):
+    """this server has {number} sessions open, which is all that it may have: one has to end first"""
 
 
 class NobodyAsks(SetupError):
@@ -46,7 +52,7 @@ class Directory:
     ``environ`` fills in what a kd-string leaves out (connection strings, 2.9); ``wall_clock`` gives seconds since 1970,
     for telling people since when a target is held. ``policy`` says who may open what; the default is that of a server
     that was told nothing. What is in ``opened`` is called with each session that is opened, before it starts; what is
-    in ``freed`` with the key of each target that nobody holds any more.
+    in ``freed`` with the key of each target that nobody holds any more. ``max_sessions`` may be open at a time.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Directory:
         environ: Mapping[str, str],
         wall_clock: Callable[[], float] = time.time,
         policy: Policy | None = None,
+        max_sessions: int = MAX_SESSIONS,
     ) -> None:
         self.opened: list[Callable[[Session], None]] = []
         self.freed: list[Callable[[str], None]] = []
@@ -69,6 +76,7 @@ class Directory:
         self._tenants: dict[Session, Tenant] = {}
         self._unread: dict[Session, Sequence[Packet]] = {}
         self._applications = Applications(reactor)
+        self._max_sessions = max_sessions
         self._leaving: dict[str, list[Deferred[None]]] = {}
         self.acks = HeldAcks(reactor)
 
@@ -188,6 +196,9 @@ class Directory:
             except TargetHeld as held:
                 refusal = TargetHeld(**{**held.facts, "target": name})
             else:
+                if len(self._leases) > self._max_sessions:
+                    self._leases.release(lease)
+                    raise TooManySessions(number=self._max_sessions)
                 return await self._open_line(spec, name, lease, applicant)
             session = self._sessions.get(key)
             if session is None:

@@ -30,6 +30,9 @@ class LeaseBook:
         self._show_time = show_time
         self._leases: dict[str, Lease] = {}
 
+    def __len__(self) -> int:
+        return len(self._leases)
+
     def __iter__(self) -> Iterator[Lease]:
         """The leases that are held, oldest first."""
         return iter(tuple(self._leases.values()))

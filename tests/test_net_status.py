@@ -38,8 +38,8 @@ EACH = [
     ),
     (
         NetWrongKey(50000, PLACE, 2),
-        "2 OFFERs came to UDP port 50000, the last from 192.0.2.7:50000, that do not authenticate: wrong key? compare "
-        "key= with what bcdedit /dbgsettings shows on the target",
+        "wrong key? 2 OFFERs on UDP port 50000 did not authenticate, the last from 192.0.2.7:50000: compare key= with "
+        "what bcdedit /dbgsettings shows on the target",
     ),
     (
         NetUnanswered(PLACE, 3),

@@ -58,9 +58,9 @@ class NetWrongKey(Status):
     offers: int
 
     def sentence(self) -> str:
-        times = "1 OFFER" if self.offers == 1 else f"{self.offers} OFFERs"
-        came = f"{times} came to UDP port {self.port}, the last from {one_line(self.address)}, that do not authenticate"
-        return f"{came}: wrong key? compare key= with what bcdedit /dbgsettings shows on the target"
+        offers = "an OFFER" if self.offers == 1 else f"{self.offers} OFFERs"
+        came = f"{offers} on UDP port {self.port} did not authenticate, the last from {one_line(self.address)}"
+        return f"wrong key? {came}: compare key= with what bcdedit /dbgsettings shows on the target"
 
     def _fields(self) -> dict[str, object]:
         return {"port": self.port, "address": one_line(self.address), "offers": self.offers}

@@ -1,4 +1,4 @@
-"""Who has a device open: the sentence that saves its reader a hunt through `fuser`."""
+"""Who has a device or a port open: the sentence that saves its reader a hunt through `fuser`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["holders"]
+__all__ = ["holders", "udp_holders"]
 
 _NAMED: Final = 3
+_UDP: Final = (Path("/proc/net/udp"), Path("/proc/net/udp6"))
+_LOCAL, _INODE = 1, 9
+"""Fields of a line there, from 0: ``ADDRESS:PORT`` in hexadecimal, and the number by which descriptors name it."""
 
 
 def holders(path: str) -> str:
@@ -16,11 +19,31 @@ def holders(path: str) -> str:
 
     Walks ``/proc/*/fd`` where there is one, which takes milliseconds: for error messages only.
     """
-    device = os.path.realpath(path)
-    found = [_name(process) for process in _processes() if _has_open(process, device)]
-    if not found:
-        return f"another process (`fuser -v {path}` run as root names it)"
+    return _named({os.path.realpath(path)}) or f"another process (`fuser -v {path}` run as root names it)"
+
+
+def udp_holders(port: int) -> str:
+    """The same for a UDP port of this host."""
+    return _named(_sockets(port)) or f"another process (`fuser -v {port}/udp` run as root names it)"
+
+
+def _named(links: set[str]) -> str:
+    found = [_name(process) for process in _processes() if _has_open(process, links)]
     return " and ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED} more" if len(found) > _NAMED else "")
+
+
+def _sockets(port: int) -> set[str]:
+    """What links to descriptors of sockets on this port read."""
+    links = set()
+    for table in _UDP:
+        try:
+            lines = table.read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for fields in map(str.split, lines):
+            if fields[_LOCAL].endswith(f":{port:04X}"):
+                links.add(f"socket:[{fields[_INODE]}]")
+    return links
 
 
 def _processes() -> list[Path]:
@@ -30,7 +53,7 @@ def _processes() -> list[Path]:
         return []
 
 
-def _has_open(process: Path, device: str) -> bool:
+def _has_open(process: Path, wanted: set[str]) -> bool:
     # Links are read and not followed: a stat of somebody's descriptor may hang on a dead network file system.
     try:
         links = os.listdir(process / "fd")
@@ -38,7 +61,7 @@ def _has_open(process: Path, device: str) -> bool:
         return False
     for link in links:
         try:
-            if os.readlink(process / "fd" / link) == device:
+            if os.readlink(process / "fd" / link) in wanted:
                 return True
         except OSError:
             continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from kdsrv.connection_strings import KdSpec, PipeSpec
+from kdsrv.connection_strings import KdSpec, NetSpec, PipeSpec
 from kdsrv.kd.host_link import HostLink
 from kdsrv.kd.link import HostRole
+from kdsrv.kdnet.link import NetLink
 from kdsrv.transports.transport import Transport
 
 __all__ = ["link_for"]
@@ -17,5 +18,7 @@ _RESETS: Final = 3
 
 def link_for(spec: KdSpec, transport: Transport) -> HostRole:
     """The link for a transport that was opened for ``spec``."""
+    if isinstance(spec, NetSpec):
+        return NetLink()
     resets = spec.resets if isinstance(spec, PipeSpec) and spec.resets is not None else _RESETS
     return HostLink(byte_time=transport.byte_time, resets=resets)

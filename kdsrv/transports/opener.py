@@ -22,6 +22,7 @@ from kdsrv.connection_strings.kd import (
 )
 from kdsrv.errors import SetupError
 from kdsrv.transports.devices import device_path
+from kdsrv.transports.net import net_target_key, open_net
 from kdsrv.transports.pipe import open_pipe
 from kdsrv.transports.reconnecting import ReconnectingTransport
 from kdsrv.transports.serial import open_serial
@@ -38,7 +39,6 @@ _NOT_SUPPORTED: Final[dict[type[KdSpec], str]] = {
     ModemSpec: "modem",
     UsbSpec: "USB (usb:, usb2:)",
     FireWireSpec: "1394",
-    NetSpec: "net:",
 }
 
 
@@ -79,6 +79,8 @@ class Opener:
                 return await open_pipe(self._reactor, spec.path)
             case TcpSerialSpec():
                 return await open_tcp_serial(self._reactor, spec.host, spec.port)
+            case NetSpec():
+                return await open_net(self._reactor, spec)
             case _:
                 raise SetupError(why=f"this server does not offer {spec.transport}: targets")
 
@@ -99,6 +101,8 @@ def target_key(spec: KdSpec) -> str:
             return f"pipe:{os.path.realpath(spec.path)}"
         case TcpSerialSpec():
             return f"tcp:{_host_key(spec.host)}:{spec.port}"
+        case NetSpec():
+            return net_target_key(spec)
         case SimSpec():
             return f"sim:{spec.name}"
         case _:

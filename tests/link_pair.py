@@ -303,7 +303,8 @@ class LinkPair:
                 assert link.deadline is None or link.deadline > now, "a deadline that does not move"
             elif owner.alarm is not None and owner.alarm <= now:
                 owner.ring(now)
-            out.write(link.take_output(), now)
+            while output := link.take_output():
+                out.write(output, now)
 
     def _next_due(self) -> float:
         due = [line.chunks[0][0] for line in (self.down, self.up) if line.chunks]

@@ -216,7 +216,7 @@ class NetLink(HostRole):
         self.counters.resets += 1
         if self.phase is _SYNCED and now < self._late_until:
             return
-        lost = self._drop_all("the target has reset the link")
+        lost = self._drop_all("the target has reset the link") if self.phase is _SYNCED else []
         self._next_id = _FIRST_ID
         if self.phase is not _RESETTING:
             self._control(_RESET, _FIRST_ID)

@@ -36,6 +36,7 @@ from kdsrv.server.entrances import Guarded, Keys, take_linger, take_password, tr
 from kdsrv.server.listening import endpoint_of_spec, endpoint_of_string, is_private
 from kdsrv.server.made_password import client_command, login_options, place_to_dial, show_password
 from kdsrv.server.policy_options import PolicyOptions
+from kdsrv.server.record_options import RecordOptions
 from kdsrv.server.service import KdsrvService
 from kdsrv.server.tls_options import TlsOptions
 from kdsrv.tls.hangup import HangupService
@@ -55,7 +56,7 @@ class _Endpoint(NamedTuple):
         return cls(*take_password(take_linger(text)[0]), take_linger(text)[1])
 
 
-class Options(TlsOptions, PolicyOptions, TwistedOptions):
+class Options(TlsOptions, PolicyOptions, RecordOptions, TwistedOptions):
     """What the command line says, parsed."""
 
     synopsis = "[--listen ENDPOINT]... [--connect ENDPOINT]... [-t STRING]... [--bridge STRING]... [options]"
@@ -146,6 +147,7 @@ class Options(TlsOptions, PolicyOptions, TwistedOptions):
         from twisted.internet import reactor
 
         self.check_watched()
+        self.recorded = self.recording(reactor, self.policy().names(None))
         if not self.listens and not self.connects and not self.servers and not self.bridges:
             raise UsageError("kdsrv: say where to listen, for instance --listen tcp:1234")
         for bridge in self.bridges:
@@ -227,6 +229,9 @@ class _ServerProcess(KdsrvService):
         self._options = options
         if options.certificates.fingerprints:
             HangupService(reactor, options.certificates.reload).setServiceParent(self)
+        if options.recorded is not None:
+            options.recorded.watch(self.directory)
+            options.recorded.setServiceParent(self)
 
     def _end(self, reactor: Any) -> None:
         """Stop the process, once its client has been told."""

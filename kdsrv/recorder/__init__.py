@@ -1,0 +1,1 @@
+"""What sessions said, written into files, and read and played back from them."""

@@ -22,6 +22,8 @@ from kdsrv.connection_strings.kd import (
 )
 from kdsrv.errors import SetupError
 from kdsrv.transports.devices import device_path
+from kdsrv.transports.firewire import open_firewire
+from kdsrv.transports.firewire_device import FireWireHost
 from kdsrv.transports.net import net_target_key, open_net
 from kdsrv.transports.pipe import open_pipe
 from kdsrv.transports.reconnecting import ReconnectingTransport
@@ -38,7 +40,6 @@ _BAUD: Final = 19200
 _NOT_SUPPORTED: Final[dict[type[KdSpec], str]] = {
     ModemSpec: "modem",
     UsbSpec: "USB (usb:, usb2:)",
-    FireWireSpec: "1394",
 }
 
 
@@ -51,16 +52,21 @@ class SimulatedSource(Protocol):
 
 
 class Opener:
-    """Opens targets. ``reactor`` is a Twisted reactor with descriptors, time and TCP."""
+    """Opens targets. ``reactor`` is a Twisted reactor with descriptors, time and TCP. ``firewire`` is the bus, if it is
+    not that of the host."""
 
-    def __init__(self, reactor: Any, simulated: SimulatedSource | None = None) -> None:
+    def __init__(
+        self, reactor: Any, simulated: SimulatedSource | None = None, firewire: FireWireHost | None = None
+    ) -> None:
         self._reactor = reactor
         self._simulated = simulated
+        self._firewire = FireWireHost(reactor) if firewire is None else firewire
 
     def open(self, spec: KdSpec) -> Deferred[Transport]:
         """Open the target; fails with the sentence of a `TargetError` or `SetupError`. Can be cancelled.
 
-        A pipe with ``reconnect`` that is not there yet counts as open, and says itself that it waits.
+        A pipe with ``reconnect`` that is not there yet counts as open, and says itself that it waits; so does a
+        FireWire channel.
         """
         if isinstance(spec, SimSpec) and self._simulated is not None:
             return self._simulated.open(spec)
@@ -81,6 +87,8 @@ class Opener:
                 return await open_tcp_serial(self._reactor, spec.host, spec.port)
             case NetSpec():
                 return await open_net(self._reactor, spec)
+            case FireWireSpec():
+                return open_firewire(self._firewire, spec)
             case _:
                 raise SetupError(why=f"this server does not offer {spec.transport}: targets")
 
@@ -103,6 +111,8 @@ def target_key(spec: KdSpec) -> str:
             return f"tcp:{_host_key(spec.host)}:{spec.port}"
         case NetSpec():
             return net_target_key(spec)
+        case FireWireSpec():
+            return f"1394:{spec.channel}"
         case SimSpec():
             return f"sim:{spec.name}"
         case _:

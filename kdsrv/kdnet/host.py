@@ -22,7 +22,7 @@ host does not send anything on a new data channel by itself: the RESET of the li
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from kdsrv.kdnet.control import POKE, Address, ConnectCheck, Offer, Response
@@ -148,13 +148,15 @@ class NetHost:
         self.counters.malformed += 1
         return ()
 
-    def expire(self, now: float) -> Iterator[NetEvent]:
-        """``deadline`` has come. The iterator must be run to its end."""
-        if self._target is not None and self._wants_offer and now >= self._poke_due:
-            self._poke(self._target, now)
+    def expire(self, now: float) -> Iterable[NetEvent]:
+        """``deadline`` has come. What the events say has been done already, as with ``receive``."""
+        events: tuple[NetEvent, ...] = ()
         if self._current is not None and not self._silent and now >= self._heard_at + self._silent_after:
             self._silent = True
-            yield Silent(now - self._heard_at)
+            events = (Silent(now - self._heard_at),)
+        if self._target is not None and self._wants_offer and now >= self._poke_due:
+            self._poke(self._target, now)
+        return events
 
     def send(self, payload: bytes) -> None:
         """Send one KD packet or the break-in byte to the connected target; dropped while none is connected."""

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.error import MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
 from typing_extensions import override
 
@@ -80,11 +80,14 @@ class LiveNetTarget:
     def _listen(self, bind: Address) -> None:
         host = self.net.host
         interface = bind[0] or _ANYWHERE[host is not None and ":" in host[0]]
-        try:
-            self._port = self._reactor.listenUDP(bind[1], _Listener(self._receive), interface=interface)
-        except CannotListenError as error:
-            why = f"cannot use UDP port {bind[1]} of {interface}: {error.socketError}"
-            raise SetupError(why=why) from error
+        family = _family(interface)
+        with socket.socket(family, socket.SOCK_DGRAM) as bound:
+            bound.setblocking(False)
+            try:
+                bound.bind((interface, bind[1]))
+            except OSError as error:
+                raise SetupError(why=f"cannot use UDP port {bind[1]} of {interface}: {error.strerror}") from error
+            self._port = self._reactor.adoptDatagramPort(bound.fileno(), family, _Listener(self._receive))
         self.net.own = (bind[0] or _address_towards(host) or interface, self.address[1])
 
     def _receive(self, data: bytes, sender: Address) -> None:
@@ -112,12 +115,15 @@ class _Listener(DatagramProtocol):
         self._receive(datagram, addr)
 
 
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def _address_towards(host: Address | None) -> str | None:
     """Which of this machine's addresses leads there; None where none does. Sends nothing."""
     if host is None:
         return None
-    family = socket.AF_INET6 if ":" in host[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe, suppress(OSError):
+    with socket.socket(_family(host[0]), socket.SOCK_DGRAM) as probe, suppress(OSError):
         probe.connect(host)
         address: str = probe.getsockname()[0]
         return address

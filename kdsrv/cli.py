@@ -15,7 +15,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, end, key, password, sim
+from kdsrv.commands import connect, demo, end, key, log, password, sim
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
@@ -29,11 +29,12 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "end": (end, "end a server, for everybody who uses it"),
     "demo": (demo, "show the whole path on a simulated target, without hardware"),
     "sim": (sim, "run a simulated target"),
+    "log": (log, "print what a server has recorded"),
     "password": (password, "make or check a user's line in a user file"),
     "key": (key, "make or check the key of a target that is debugged over the network (KDNET)"),
 }
-_AT_THE_KEYBOARD: Final = frozenset({"key", "password"})
-"""Commands that ask for something and wait, which a reactor would not let Ctrl-C end."""
+_WITHOUT_REACTOR: Final = frozenset({"key", "log", "password"})
+"""Commands that read and wait, which a reactor would not let Ctrl-C end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, unknown = parser.parse_known_args(words)
     if (wrong := complaint(options, unknown)) is not None:
         parser.error(wrong)
-    if options.command in _AT_THE_KEYBOARD:
-        return _run_at_the_keyboard(options)
+    if options.command in _WITHOUT_REACTOR:
+        return _run_without_reactor(options)
     from twisted.internet import reactor
 
     return _run(reactor, options)
@@ -75,14 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_at_the_keyboard(options: argparse.Namespace) -> int:
+def _run_without_reactor(options: argparse.Namespace) -> int:
     try:
         return _status(options.run(None, options), as_json=False)
     except (KeyboardInterrupt, EOFError):
         sys.stderr.write("\n")
         return 1
     except KdsrvError:
-        return _status(Failure(), as_json=False)
+        return _status(Failure(), as_json=getattr(options, "json", False))
 
 
 def _run(reactor: Any, options: argparse.Namespace) -> int:

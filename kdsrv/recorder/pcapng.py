@@ -62,6 +62,8 @@ _NANOSECONDS: Final = 9
 _PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 _MAX_TEXT: Final = 0xFFFF
 _INBOUND, _OUTBOUND = 1, 2
+_LAST_TIME: Final = 1 << 63
+"""In the year 2262: what is said to be later is damaged, and could not be shown as a time."""
 
 
 class FormatError(KdsrvError):
@@ -221,7 +223,7 @@ class PcapngReader:
         flags = _NUMBER32.unpack(options.get(_FLAGS, bytes(4)))[0] & 3
         return CapturedPacket(
             interface,
-            (high << 32 | low) * 10**_NANOSECONDS // self._ticks[interface],
+            min((high << 32 | low) * 10**_NANOSECONDS // self._ticks[interface], _LAST_TIME),
             body[_PACKET_HEAD.size : end],
             {_INBOUND: True, _OUTBOUND: False}.get(flags),
             _text(options.get(_COMMENT, b"")),

@@ -113,6 +113,8 @@ LANGUAGES: Final = {
     "python": "run here, or part of an example that test_embedding.py runs",
     "login": "test_wire_docs.py",
     "transcript": "test_wire_docs.py",
+    "resumed-transcript": "test_wire_docs.py",
+    "watch-transcript": "test_wire_docs.py",
 }
 """What a fence may say, and who looks at the block."""
 

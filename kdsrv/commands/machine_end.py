@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from kdsrv.errors import SetupError
 from kdsrv.transports.fifo import fifo_names
-from kdsrv.transports.simulated import LiveTarget
+from kdsrv.transports.simulated import LiveLine
 
 __all__ = ["offer_fifos", "offer_pty", "offer_tcp", "offer_unix"]
 
@@ -30,7 +30,7 @@ _MAX_UNSENT: Final = 64 * 1024
 _READ_SIZE: Final = 64 * 1024
 
 
-def offer_pty(reactor: Any, live: LiveTarget) -> tuple[str, Callable[[], None]]:
+def offer_pty(reactor: Any, live: LiveLine) -> tuple[str, Callable[[], None]]:
     """A new pseudo-terminal: its path, for people, and how to end it. The slave is held open, so it may come and go."""
     master, slave = os.openpty()
     tty.setraw(slave)
@@ -43,7 +43,7 @@ def offer_pty(reactor: Any, live: LiveTarget) -> tuple[str, Callable[[], None]]:
     return f"pty {os.ttyname(slave)}", end
 
 
-def offer_fifos(reactor: Any, live: LiveTarget, path: str) -> tuple[str, Callable[[], None]]:
+def offer_fifos(reactor: Any, live: LiveLine, path: str) -> tuple[str, Callable[[], None]]:
     """The FIFOs ``path``.in, which the machine reads, and ``path``.out; those that are missing are made, and removed at
     the end. Raises `SetupError`.
     """
@@ -70,7 +70,7 @@ def offer_fifos(reactor: Any, live: LiveTarget, path: str) -> tuple[str, Callabl
     return f"FIFO pair {path}", end
 
 
-def offer_unix(reactor: Any, live: LiveTarget, path: str) -> tuple[str, Callable[[], None]]:
+def offer_unix(reactor: Any, live: LiveLine, path: str) -> tuple[str, Callable[[], None]]:
     """A unix socket that only this user may connect to. Raises `SetupError`."""
     try:
         port = reactor.listenUNIX(path, _DebuggerFactory(live), mode=0o600, wantPID=True)
@@ -81,7 +81,7 @@ def offer_unix(reactor: Any, live: LiveTarget, path: str) -> tuple[str, Callable
     return f"unix socket {path}", port.stopListening
 
 
-def offer_tcp(reactor: Any, live: LiveTarget, host: str, port: int) -> tuple[str, Callable[[], None]]:
+def offer_tcp(reactor: Any, live: LiveLine, host: str, port: int) -> tuple[str, Callable[[], None]]:
     """A TCP port; 0 takes a free one. Raises `SetupError`."""
     try:
         listening = reactor.listenTCP(port, _DebuggerFactory(live), interface=host)
@@ -91,7 +91,7 @@ def offer_tcp(reactor: Any, live: LiveTarget, host: str, port: int) -> tuple[str
     return f"tcp {address.host}:{address.port}", listening.stopListening
 
 
-def _join(reactor: Any, live: LiveTarget, reading: int, writing: int) -> Callable[[], None]:
+def _join(reactor: Any, live: LiveLine, reading: int, writing: int) -> Callable[[], None]:
     """Let the target talk over two descriptors, which are closed by the returned function."""
     for descriptor in (reading, writing):
         os.set_blocking(descriptor, False)
@@ -111,7 +111,7 @@ def _join(reactor: Any, live: LiveTarget, reading: int, writing: int) -> Callabl
 
 @implementer(IReadDescriptor)
 class _ReadingEnd:
-    def __init__(self, descriptor: int, live: LiveTarget) -> None:
+    def __init__(self, descriptor: int, live: LiveLine) -> None:
         self._descriptor = descriptor
         self._live = live
 
@@ -166,7 +166,7 @@ class _WritingEnd:
 class _DebuggerFactory(Factory):
     noisy = False
 
-    def __init__(self, live: LiveTarget) -> None:
+    def __init__(self, live: LiveLine) -> None:
         self._live = live
 
     @override
@@ -178,7 +178,7 @@ class _DebuggerFactory(Factory):
 class _DebuggerProtocol(Protocol):
     """A debugger that connected by a socket."""
 
-    def __init__(self, live: LiveTarget) -> None:
+    def __init__(self, live: LiveLine) -> None:
         self._live = live
         self._attached = self._full = False
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
-from kdsrv.commands.machine_end import offer_fifos, offer_pty, offer_tcp, offer_unix
+from kdsrv.commands.machine_place import add_places, kd_string, offer
 from kdsrv.commands.net_end import add_net_options, net_address, offer_net, refuse_net_options
-from kdsrv.connection_strings import KdSpec, PipeSpec, SerialSpec, TcpSerialSpec
 from kdsrv.errors import SetupError
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.options import STATES, SimOptions
@@ -27,12 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command line of ``kdsrv sim``."""
     parser.description = "Run a simulated Windows target until Ctrl-C, for a debugger or a kdsrv server to connect to."
     place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--pty", action="store_true", help="on a new pseudo-terminal, whose path is printed")
-    place.add_argument("--unix", metavar="PATH", help="on a unix socket, as virtual machines offer their serial port")
-    place.add_argument(
-        "--tcp", metavar="[HOST:]PORT", type=_address, help="on a TCP port, of 127.0.0.1 if no host is given"
-    )
-    place.add_argument("--fifo", metavar="NAME", help="on the FIFOs NAME.in and NAME.out")
+    add_places(place)
     place.add_argument(
         "--net", metavar="HOST:PORT", type=net_address, help="on the network (KDNET), for who listens on this UDP port"
     )
@@ -61,8 +54,8 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
         sim_options = SimOptions(
             state=options.state, cpus=options.cpus, read_cap=options.read_cap, print_every=options.print_every
         )
-        offer = _offer_line if options.net is None else _offer_net
-        live, where, trans, end = offer(reactor, options, sim_options)
+        prepare = _offer_line if options.net is None else _offer_net
+        live, where, trans, end = prepare(reactor, options, sim_options)
     except ValueError as error:
         raise SetupError(why=str(error)) from error
     for delay, act in ((options.stop_after, live.target.stop), (options.reboot_after, live.target.power_cycle)):
@@ -104,7 +97,7 @@ def _offer_line(reactor: Any, options: argparse.Namespace, sim_options: SimOptio
     rates = FaultRates(loss=options.loss, damage=options.damage, duplicate=options.duplicate, baud=options.baud)
     live = LiveTarget(reactor, SimulatedTarget(sim_options, reactor.seconds()), rates, options.seed)
     try:
-        where, close = _offer(reactor, live, options)
+        where, close = offer(reactor, live, options)
     except SetupError:
         live.stop()
         raise
@@ -113,37 +106,9 @@ def _offer_line(reactor: Any, options: argparse.Namespace, sim_options: SimOptio
         live.stop()
         return close()
 
-    return _Offered(live, where, str(_trans(where, options)), end)
-
-
-def _offer(reactor: Any, live: LiveTarget, options: argparse.Namespace) -> tuple[str, Callable[[], Any]]:
-    if options.unix is not None:
-        return offer_unix(reactor, live, os.path.abspath(options.unix))
-    if options.tcp is not None:
-        return offer_tcp(reactor, live, *options.tcp)
-    if options.fifo is not None:
-        return offer_fifos(reactor, live, os.path.abspath(options.fifo))
-    return offer_pty(reactor, live)
-
-
-def _trans(where: str, options: argparse.Namespace) -> KdSpec:
-    """How a server opens what was offered there."""
-    place = where.rpartition(" ")[2]
-    if options.tcp is not None:
-        host, _, port = place.rpartition(":")
-        return TcpSerialSpec(host, int(port))
-    path = options.unix or options.fifo
-    return SerialSpec(place, 115200) if path is None else PipeSpec(os.path.abspath(path))
+    return _Offered(live, where, str(kd_string(where, options)), end)
 
 
 def _act(reactor: Any, live: LiveTarget | LiveNetTarget, act: Callable[[float], None]) -> None:
     act(reactor.seconds())
     live.flush()
-
-
-def _address(text: str) -> tuple[str, int]:
-    """``PORT`` or ``HOST:PORT``."""
-    host, _, port = text.rpartition(":")
-    if not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
-        raise argparse.ArgumentTypeError(f"{text} is not [HOST:]PORT")
-    return host or "127.0.0.1", int(port)

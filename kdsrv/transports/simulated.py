@@ -17,46 +17,41 @@ from kdsrv.sim.options import SimOptions
 from kdsrv.sim.target import SimulatedTarget
 from kdsrv.transports.transport import Receiver, Transport
 
-__all__ = ["LiveTarget", "SimulatedTargets", "SimulatedTransport"]
+__all__ = ["LiveLine", "LiveTarget", "SimulatedTargets", "SimulatedTransport"]
 
 _BITS_PER_BYTE: Final = 10
 _MOST_ALONE: Final = 64
 """Targets that live on while nobody has them open. Names are the clients' choice, and each target takes a megabyte."""
 
 
-class LiveTarget:
-    """A simulated target under a clock: its timers ring whether somebody is connected or not.
+class LiveLine:
+    """A machine at the end of ``line``, under a clock: its timers ring whether somebody is connected or not.
 
     One listener at a time gets what it says; what it says to nobody is lost, as on a serial line.
     """
 
-    def __init__(self, clock: IReactorTime, target: SimulatedTarget, rates: FaultRates, seed: int) -> None:
-        self.target = target
+    def __init__(self, clock: IReactorTime, line: Line) -> None:
+        self.line = line
         self._clock = clock
         self._alarm = Alarm(clock, self._expire)
         self._listener: Callable[[bytes], None] | None = None
-        self.set_faults(rates, seed)
         self.flush()
 
     @property
     def is_heard(self) -> bool:
         return self._listener is not None
 
-    def set_faults(self, rates: FaultRates, seed: int) -> None:
-        """A new line to the same target; what was under way on the old one is lost."""
-        self.line: Line = self.target if rates == FaultRates() else FaultyLine(self.target, rates, Random(seed))
-
     def listen(self, listener: Callable[[bytes], None] | None) -> None:
-        """Who is told from now on what the target says; None: nobody."""
+        """Who is told from now on what the machine says; None: nobody."""
         self._listener = listener
 
     def feed(self, data: bytes) -> None:
-        """Bytes for the target."""
+        """Bytes for the machine."""
         self.line.receive(data, self._clock.seconds())
         self.flush()
 
     def flush(self) -> None:
-        """Pass on what the target has to say; to be called after its own methods (print, stop ...) were."""
+        """Pass on what the machine has to say; to be called after its own methods (print, stop ...) were."""
         output = self.line.take_output()
         self._alarm.set(self.line.deadline)
         if output and self._listener is not None:
@@ -70,6 +65,22 @@ class LiveTarget:
     def _expire(self) -> None:
         self.line.expire(self._clock.seconds())
         self.flush()
+
+
+class LiveTarget(LiveLine):
+    """A simulated target under a clock."""
+
+    def __init__(self, clock: IReactorTime, target: SimulatedTarget, rates: FaultRates, seed: int) -> None:
+        self.target = target
+        super().__init__(clock, _line(target, rates, seed))
+
+    def set_faults(self, rates: FaultRates, seed: int) -> None:
+        """A new line to the same target; what was under way on the old one is lost."""
+        self.line = _line(self.target, rates, seed)
+
+
+def _line(target: SimulatedTarget, rates: FaultRates, seed: int) -> Line:
+    return target if rates == FaultRates() else FaultyLine(target, rates, Random(seed))
 
 
 class SimulatedTransport:

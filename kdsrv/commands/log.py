@@ -28,7 +28,7 @@ _WIDTH: Final = len("module-unload")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Describe the command line of ``kdsrv log``."""
     parser.description = (
-        "Print recordings that a server made with --record: what the target printed, in whole lines; modules, stops and "
+        "Print recordings that a server made with --record: what the target printed, in whole lines; modules, stops, "
         "bugchecks; who held it. Times are those of this machine's zone."
     )
     parser.add_argument("file", metavar="FILE", nargs="+", type=Path, help="a recording (.pcapng), or several in order")
@@ -47,8 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_: object, options: argparse.Namespace) -> int:
-    """Print all of it; gives the exit status. Raises RecordingError for what is no recording, at the place where it ends
-    to be one."""
+    """Print all of it; gives the exit status. Raises RecordingError at the place from which on it is no recording."""
     if options.follow and len(options.file) > 1:
         raise SetupError(why="--follow goes on with one recording; name one file")
     topics = frozenset(map(Topic, options.only)) if options.only else frozenset(Topic) if options.all else _USUAL

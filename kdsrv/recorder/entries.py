@@ -86,7 +86,7 @@ Entry: TypeAlias = PacketSeen | BreakInSent | Note
 
 
 class ForeignFile(FormatError):
-    """it is no recording of kdsrv: {why}"""
+    """no recording of kdsrv: {why}"""
 
     code = "foreign-file"
 

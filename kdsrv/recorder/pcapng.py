@@ -67,7 +67,7 @@ _LAST_TIME: Final = 1 << 63
 
 
 class FormatError(KdsrvError):
-    """it is damaged or no pcapng file: {why}"""
+    """no pcapng file, or a damaged one: {why}"""
 
     code = "bad-pcapng"
 

@@ -47,4 +47,4 @@ def read_recording(path: Path, wait: Callable[[], None] | None = None) -> Iterat
     except FormatError as error:
         raise RecordingError(file=path, why=error) from None
     if not found:
-        raise RecordingError(file=path, why="it holds no recording of kdsrv")
+        raise RecordingError(file=path, why="no recording of kdsrv: there is nothing in it")

@@ -13,7 +13,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from kdsrv.connection_strings import BridgeSpec
-from kdsrv.connection_strings.kd import NetSpec, SimSpec
+from kdsrv.connection_strings.kd import SimSpec, UsbSpec
 from kdsrv.errors import SetupError
 from kdsrv.kd.host_link import HostLink
 from kdsrv.kd.manipulate import Manipulate
@@ -158,7 +158,7 @@ class BridgeServiceTests(TestCase):
         debugger.socket.close()
 
     async def test_a_target_that_cannot_be_opened_is_logged_once(self) -> None:
-        port = self.start(NetSpec(port=50000, key="1.2.3.4"))
+        port = self.start(UsbSpec(targetname="lab"))
         await Debugger(port).closed()
         await pause(0.01)
         assert self.count("not supported") == 1

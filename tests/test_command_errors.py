@@ -144,7 +144,8 @@ KDSRV_LINES: dict[str, tuple[int, str]] = {
     ),
     CONNECT + "com:pipe,port={file}}}": (1, SAYS + "{file}: there is neither a unix socket of this name nor the two"),
     CONNECT + "com:ipport={nobody},port=127.0.0.1}}": (1, SAYS + "127.0.0.1:{nobody}: nobody listens there"),
-    CONNECT + "net:port=50000,key=1.2.3.4}}": (1, SAYS + "net: targets are not supported"),
+    CONNECT + "net:port=53,key=1.2.3.4}}": (1, SAYS + "net:port=53,key=* is not open to you on this server: "),
+    CONNECT + "usb:targetname=lab}}": (1, SAYS + "USB (usb:, usb2:) targets are not supported"),
     CONNECT + "1394:}}": (1, SAYS + "a 1394 string without channel= needs _NT_DEBUG_1394_CHANNEL on the server"),
 }
 LINES = {

@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from kdsrv.connection_strings import KdSpec, PipeSpec
-from kdsrv.connection_strings.kd import NetSpec, SerialSpec, SimSpec
+from kdsrv.connection_strings.kd import SerialSpec, SimSpec, UsbSpec
 from kdsrv.errors import LinkLost, SetupError, TargetError, TargetHeld
 from kdsrv.kd.link import GaveUp
 from kdsrv.sessions.directory import Directory
@@ -174,7 +174,7 @@ class OpenedTests(SynchronousTestCase):
         clock = Clock()
         directory = Directory(clock, Opener(clock), {})
         for _ in range(2):
-            failure = self.failureResultOf(directory.open(NetSpec(port=50000, key="1.2.3.4"), "kim", "x"), SetupError)
+            failure = self.failureResultOf(directory.open(UsbSpec(targetname="lab"), "kim", "x"), SetupError)
             assert "not supported" in str(failure.value)
 
     def test_a_simulated_target_lives_on(self) -> None:

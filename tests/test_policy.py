@@ -75,6 +75,8 @@ def refused(rules: Policy, text: str | None, user: User | None = ANYBODY, **envi
         ("com:ipport=5003,port=LocalHost", "com:port=LocalHost,ipport=5003"),
         ("com:ipport=5003,port=::1", "com:port=::1,ipport=5003"),
         ("sim:name=a", "sim:name=a"),
+        ("net:port=49152,key=1.2.3.4", "net:port=49152,key=*"),
+        ("net:port=65535,key=1.2.3.4,target=127.0.0.1", "net:port=65535,key=*,target=127.0.0.1"),
     ],
 )
 def test_what_a_target_can_be_behind_is_open_by_default(text: str, what_opens: str) -> None:
@@ -113,6 +115,20 @@ def test_a_client_does_not_make_the_server_dial_into_its_network(host: str) -> N
     sentence = refused(policy(), f"com:ipport=80,port={host}")
     assert f"--allow 'com:ipport=80,port={host}'" in sentence
     assert opened(policy(allowed=(f"com:ipport=80,port={host}",)), f"com:ipport=80,port={host}")
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5", "lab"])
+def test_a_client_does_not_make_the_server_call_into_its_network(host: str) -> None:
+    text = f"net:port=50000,key=1.2.3.4,target={host}"
+    assert "--allow 'net:*'" in refused(policy(), text)
+    assert opened(policy(allowed=(f"net:target={host}",)), text)
+
+
+@pytest.mark.parametrize("port", [53, 5364, 49151])
+def test_a_client_does_not_take_the_ports_of_other_services(port: int) -> None:
+    text = f"net:port={port},key=1.2.3.4"
+    assert f"--allow 'net:port={port}'" in refused(policy(), text)
+    assert opened(policy(allowed=(f"net:port={port}",)), text)
 
 
 def test_the_servers_environment_is_judged_like_a_client() -> None:

@@ -265,8 +265,6 @@ class RefusalTests(ServerCase):
 
     def test_what_this_version_does_not_offer_is_named(self) -> None:
         for text, word in {
-            "net:port=50000,key=1.2.3.4": "net:",
-            "1394:channel=1": "1394",
             "usb:targetname=lab": "USB",
             "com:modem": "modem",
         }.items():

@@ -736,8 +736,6 @@ class OpenerTests(SynchronousTestCase):
         table: list[tuple[KdSpec, str]] = [
             (ModemSpec(), "modem"),
             (UsbSpec(targetname="lab"), "USB (usb:, usb2:)"),
-            (FireWireSpec(channel=1), "1394"),
-            (NetSpec(port=50000, key="1.2.3.4"), "net:"),
         ]
         for spec, name in table:
             failure = self.failureResultOf(Opener(None).open(spec), KdsrvError)
@@ -768,12 +766,16 @@ class OpenerTests(SynchronousTestCase):
             (TcpSerialSpec(host="::1", port=6), TcpSerialSpec(host="localhost", port=6)),
             (TcpSerialSpec(host="fe80::1", port=5), TcpSerialSpec(host="FE80:0::1", port=5)),
             (SimSpec(name="a"), SimSpec(name="a", cpus=4)),
+            (FireWireSpec(1), FireWireSpec(1, "channel")),
+            (NetSpec(port=50000, key="a.2.3.4"), NetSpec(port=50000, key="0A.2.3.4", target="lab")),
+            (NetSpec(port=50000, key="b.2.3.4"), NetSpec(port=50000, key="b.2.3.4")),
+            (NetSpec(port=50001, key="a.2.3.4"), NetSpec(port=50001, key="a.2.3.4")),
         ]
         for one, other in same:
             assert target_key(one) == target_key(other)
         keys = {target_key(one) for one, _ in same}
         assert len(keys) == len(same) - 1
-        assert "1.2.3.4" not in target_key(NetSpec(port=50000, key="1.2.3.4"))
+        assert "2.3.4" not in "".join(keys)
 
 
 class _Source:

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import Final, TextIO
 
+from kdsrv.sessions.net_status import NET_TICKING
 from kdsrv.sessions.status import BreakingIn, Noise, Quiet, Status
 
 __all__ = ["Screen"]
 
 _CLEAR: Final = "\r\x1b[K"
-_TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind})
+_TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind}) | NET_TICKING
 """Statuses that come again and again while nothing but a number in them changes."""
 
 

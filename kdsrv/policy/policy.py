@@ -1,7 +1,8 @@
 """What a server lets its clients open (docs/policy.md).
 
     how the server was started      what a client may open
-    nothing said                    serial devices, pipes, TCP on the server's own host, simulated targets
+    nothing said                    serial devices, pipes, TCP on the server's own host, KDNET on the UDP ports of
+                                    Windows, simulated targets
     --target NAME=KDSTRING          that target, by its name
     --allow PATTERN                 what the pattern matches
 
@@ -41,6 +42,8 @@ __all__ = ["Device", "NotAllowed", "Permit", "Places", "Policy", "TargetUnnamed"
 _DEVICES: Final = "/dev/"
 _NO_DEVICES: Final = ("/dev/shm/", "/dev/mqueue/", "/dev/hugepages/")
 """Where everybody may put files and links."""
+_NET_PORTS: Final = range(49152, 65536)
+"""UDP ports that Windows takes for KDNET (KDNET, 9). Below are those of other services."""
 _NAMED: Final = 8
 
 
@@ -136,6 +139,10 @@ class Policy:
     def _by_default(self, spec: KdSpec) -> KdSpec:
         if isinstance(spec, SerialSpec) and spec.port is not None:
             return self._serial_by_default(spec, spec.port)
+        if isinstance(spec, NetSpec) and spec.port not in _NET_PORTS:
+            ports = f"{_NET_PORTS[0]} to {_NET_PORTS[-1]}"
+            why = f"a client can make it listen on UDP ports {ports} only, for others its operator has to say"
+            raise NotAllowed(target=spec, why=f"{why} --allow 'net:port={spec.port}'")
         away = spec.host if isinstance(spec, TcpSerialSpec) else spec.target if isinstance(spec, NetSpec) else None
         if away is not None and not _is_loopback(away):
             why = "a client can make it connect to its own host (127.0.0.1) only, for others its operator has to say"

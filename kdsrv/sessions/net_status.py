@@ -12,7 +12,16 @@ from typing import Final
 from kdsrv.sessions.status import Status
 from kdsrv.wire.members import Members, one_line
 
-__all__ = ["NET_READERS", "NetRebooted", "NetSilent", "NetTakenOver", "NetUnanswered", "NetWaiting", "NetWrongKey"]
+__all__ = [
+    "NET_READERS",
+    "NET_TICKING",
+    "NetRebooted",
+    "NetSilent",
+    "NetTakenOver",
+    "NetUnanswered",
+    "NetWaiting",
+    "NetWrongKey",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,10 @@ class NetRebooted(Status):
 
     def _fields(self) -> dict[str, object]:
         return {"address": one_line(self.address)}
+
+
+NET_TICKING: Final = frozenset({NetWaiting.kind, NetWrongKey.kind, NetUnanswered.kind, NetSilent.kind})
+"""Those that come again and again while nothing but a number in them changes."""
 
 
 def _waiting(members: Members) -> Status:

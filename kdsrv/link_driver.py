@@ -81,6 +81,8 @@ class LinkDriver:
         self._acks = None if link.in_datagrams else acks
         self._alarm = Alarm(clock, self._expire)
         self._held = b""
+        self._delay = 0.0
+        self._delayed = Alarm(clock, self.release_ack)
         self._stopped = False
 
     def bytes_received(self, data: bytes) -> int:
@@ -107,13 +109,21 @@ class LinkDriver:
         link = self.link
         while output := link.take_output():
             if self._held:
-                output, self._held = self._held + output, b""
+                output = self._with_held(output)
             if may_wait and self._acks is not None and len(output) == HEADER_SIZE:
                 self._held = output
                 self._acks.add(self)
+            elif self._delay and len(output) == HEADER_SIZE:
+                self._held = output
+                self._delayed.set(self._clock.seconds() + self._delay)
             else:
                 self._write(output)
+        self._delay = 0.0
         self._alarm.set(link.deadline)
+
+    def delay_ack(self, seconds: float) -> None:
+        """The ACK of the packet that is being handled waits so long, unless something else goes out before."""
+        self._delay = seconds
 
     def stop(self) -> None:
         """Write what was held back, then nothing more, and leave nothing in the reactor. This is the end of it."""
@@ -121,6 +131,7 @@ class LinkDriver:
             self.release_ack()
             self._stopped = True
             self._alarm.stop()
+            self._delayed.stop()
             if self._acks is not None:
                 self._acks.forget(self)
 
@@ -129,6 +140,14 @@ class LinkDriver:
         held, self._held = self._held, b""
         if held:
             self._write(held)
+
+    def _with_held(self, output: bytes) -> bytes:
+        """What was held back goes before ``output``; datagrams are not joined."""
+        held, self._held = self._held, b""
+        if not self.link.in_datagrams:
+            return held + output
+        self._write(held)
+        return output
 
     def _expire(self) -> None:
         self.release_ack()

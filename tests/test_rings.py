@@ -54,6 +54,7 @@ RINGS = {
     "kdsrv.sessions.directory": TWISTED,
     "kdsrv.sessions.read_only_session": TWISTED,
     "kdsrv.sessions.session": TWISTED,
+    "kdsrv.sessions.target_side": TWISTED,
     "kdsrv.sim": PURE,
     "kdsrv.tap": OUTSIDE,
     "kdsrv.testing": TWISTED,

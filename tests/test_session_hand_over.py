@@ -88,8 +88,8 @@ def test_a_request_of_the_old_user_that_gets_lost_is_no_loss_of_the_new_one(halt
     halted.hear(ack(A))
     user = hand_over(halted)
     halted.session.send_packet(PacketType.STATE_MANIPULATE, read(2).encode())
-    halted.wait(10)
-    halted.hear(RESET, stop(A, 0x2000))
+    halted.wait(10.1)
+    halted.hear(RESET, stop(A))
     assert user.lost == 0
     assert halted.asked()[-1] == 2
 

@@ -28,12 +28,13 @@ from typing import Final, NamedTuple, TypeAlias
 
 from kdsrv.kd.amd64 import Context
 from kdsrv.kd.api import FIELDS, NO_REPLY, Api, api_number
+from kdsrv.kd.file_io import READ_FILE, FileIo
 from kdsrv.kd.layout import read_field
 from kdsrv.kd.manipulate import MAX_TRANSFER, Manipulate
-from kdsrv.kd.packets import MAX_PAYLOAD
+from kdsrv.kd.packets import MAX_PAYLOAD, PacketType
 from kdsrv.kd.statuses import Status
 
-__all__ = ["Portions", "portions"]
+__all__ = ["Portions", "portions", "shorten_answer"]
 
 Portions: TypeAlias = Generator[bytes, bytes, bytes]
 _Steps: TypeAlias = Generator[Manipulate, Manipulate, Manipulate]
@@ -74,6 +75,17 @@ def portions(request: bytes, max_request: int, max_reply: int) -> Portions | Non
         return None
     steps = _STEPS.get(api, _alone)
     return _in_bytes(steps(Manipulate.decode(request), (max_reply if reply else max_request) - _SIZE))
+
+
+def shorten_answer(packet_type: int, answer: bytes, max_request: int) -> bytes:
+    """An answer to a question of the target that the medium carries: of a file, the target gets less at a time."""
+    if len(answer) <= max_request:
+        return answer
+    if packet_type == PacketType.FILE_IO and int.from_bytes(answer[:4], "little") == READ_FILE:
+        whole = FileIo.decode(answer)
+        data = whole.data[: max_request - FileIo.SIZE]
+        return FileIo(whole.replace(length=len(data)).fixed, data).encode()
+    return answer[:max_request]
 
 
 def _reply_size(api: int, request: bytes) -> int:

@@ -61,6 +61,11 @@ class Outbox:
             if self._prints > self._max_prints:
                 self._drop_oldest_print()
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether its reader is behind, and prints need not be dropped yet if they come more slowly."""
+        return self._max_prints // 4 <= self._prints < self._max_prints
+
     def lose_requests(self, number: int) -> None:
         """At this place the reader has to learn that it waits in vain."""
         self._packets.append(LostRequests(number))

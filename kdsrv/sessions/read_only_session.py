@@ -30,6 +30,7 @@ class ReadOnlySession(Session):
     read_only = True
     _was_running = False
     _is_new_stop = False
+    _stood_at: Packet | None = None
     _told: Status | None = None
 
     @property
@@ -80,9 +81,10 @@ class ReadOnlySession(Session):
     @override
     def _on_stop(self, packet: Packet) -> None:
         went_on = self._was_running or self._requests.runs_target
-        self._is_new_stop = went_on or (self.stop is not None and packet != self.stop)
+        self._is_new_stop = went_on or (self._stood_at is not None and packet != self._stood_at)
         super()._on_stop(packet)
         self._was_running = False
+        self._stood_at = packet
 
     @override
     def _give(self, packet: Packet) -> None:
@@ -112,8 +114,7 @@ class ReadOnlySession(Session):
     def _refuse_file(self, request: Packet) -> None:
         answer = file_refusal(request.payload)
         if answer is not None:
-            self._question = None
-            self._send(PacketType.FILE_IO, answer)
+            self._answer(answer)
 
     def _pass(self, stop: Packet) -> bool:
         """Let the target go on, if it stopped only to tell of a module."""

@@ -5,7 +5,9 @@ is sent until its reply, or its acknowledgement if that is all it gets. Those be
 
     put -> waiting -> next -> begin -> on the link -> end
                                                    -> lose: its user is told that no reply comes
-                                                   -> disown: it had a user who has gone, and its reply is nobody's
+                                                   -> disown: its user has gone, and the reply is nobody's
+
+One that is too long for the medium is on the link until all its portions are answered (see kdsrv/kd/portions.py).
 """
 
 from __future__ import annotations
@@ -14,14 +16,20 @@ from collections import deque
 from typing import Final
 
 from kdsrv.errors import PeerError
-from kdsrv.kd.api import NO_REPLY, RUNS_TARGET, Api, api_number
+from kdsrv.kd.api import FIELDS, NO_REPLY, RUNS_TARGET, Api, api_number
+from kdsrv.kd.layout import read_field
+from kdsrv.kd.portions import Portions, portions
 
-__all__ = ["Requests", "runs_target"]
+__all__ = ["Requests", "runs_target", "time_to_work"]
 
 _MAX_WAITING: Final = 2000
 """Requests that may wait for the target: far more than a window, which counts only those that are replied to."""
 _MAY_RUN: Final = frozenset({Api.WRITE_BREAKPOINT_EX, Api.RESTORE_BREAKPOINT_EX})
 _CONTINUE_STATUS: Final = slice(0x14, 0x18)
+_LONG: Final = frozenset({Api.SEARCH_MEMORY, Api.FILL_MEMORY})
+_WORK: Final = 4 << 20
+"""Bytes that the slowest target goes through in a second; an emulated one does."""
+_MAX_WORK: Final = 600.0
 
 
 def runs_target(payload: bytes) -> bool:
@@ -30,16 +38,28 @@ def runs_target(payload: bytes) -> bool:
     return api in RUNS_TARGET or (api in _MAY_RUN and any(payload[_CONTINUE_STATUS]))
 
 
+def time_to_work(request: bytes) -> float:
+    """Seconds that a slow target may be at a request over what each may take: one that goes through much memory."""
+    api = api_number(request)
+    return min(read_field(request, FIELDS[api]["length"]) / _WORK, _MAX_WORK) if api in _LONG else 0.0
+
+
 class Requests:
     """``api`` is the ApiNumber of the request on the link, None if there is none; ``payload`` is that request, and
-    ``runs_target`` whether the target runs for it."""
+    ``runs_target`` whether the target runs for it; ``portions`` follow it if there are several, of which ``portion`` is
+    the one that was sent last. ``then_break_in``: a break-in goes behind the next that runs the target."""
 
-    __slots__ = ("_is_owned", "_waiting", "api", "begun_at", "payload", "runs_target")
+    __slots__ = (
+        *("_is_owned", "_waiting", "api", "begun_at", "payload", "portion", "portions", "runs_target"),
+        "then_break_in",
+    )
 
     def __init__(self) -> None:
         self.api: int | None = None
-        self.payload = b""
+        self.payload = self.portion = b""
+        self.portions: Portions | None = None
         self.runs_target = False
+        self.then_break_in = False
         self.begun_at = 0.0
         self._waiting: deque[bytes] = deque()
         self._is_owned = True
@@ -61,19 +81,45 @@ class Requests:
 
     def begin(self, payload: bytes, now: float) -> None:
         """This one is on the link from now on."""
-        self.payload = payload
+        self.payload = self.portion = payload
         self.api = api_number(payload)
         self.runs_target = runs_target(payload)
         self.begun_at = now
         self._is_owned = True
 
+    def divide(self, max_request: int, max_reply: int) -> bytes | None:
+        """Put the one on the link in portions, if it is too long for a medium with these largest payloads, in bytes.
+
+        What is returned is the reply to one that is too long and has no portions.
+        """
+        self.portions = portions(self.payload, max_request, max_reply)
+        if self.portions is not None:
+            try:
+                self.portion = next(self.portions)
+            except StopIteration as end:
+                refusal: bytes = end.value
+                return refusal
+        return None
+
     def is_answered_by(self, reply: bytes) -> bool:
-        """Whether this reply is to the request on the link."""
-        return self.api is not None and reply[:4] == self.payload[:4]
+        """Whether this reply is to what was sent last."""
+        return self.api is not None and reply[:4] == self.portion[:4]
+
+    def join(self, reply: bytes, now: float) -> bytes | None:
+        """The reply to the whole request, or None: then another ``portion`` is to be sent."""
+        if self.portions is None or not self._is_owned:
+            return reply
+        try:
+            self.portion = self.portions.send(reply)
+        except StopIteration as end:
+            whole: bytes = end.value
+            return whole
+        self.begun_at = now
+        return None
 
     def end(self) -> bool:
         """The request on the link is answered, or acknowledged if that is all it gets; whether its user is there."""
-        self.api = None
+        self.api = self.portions = None
         self.runs_target = False
         return self._is_owned
 
@@ -96,16 +142,16 @@ class Requests:
         """No reply comes to any. How many their user has to be told of; those without a reply do not count."""
         lost = self.lose() + sum(api_number(payload) not in NO_REPLY for payload in self._waiting)
         self._waiting.clear()
+        self.then_break_in = False
         return lost
 
-    def disown(self) -> None:
-        """Forget those that wait; the reply to the one on the link is nobody's."""
-        self._waiting.clear()
-        self._is_owned = False
+    def disown(self) -> bytes:
+        """Forget those that wait, and that anybody wants the reply to the one on the link.
 
-    def leave_last(self) -> None:
-        """Forget those that wait, but for the last of them if it lets the target run."""
+        The last of them is returned if it lets the target run, else b"".
+        """
         last = self._waiting[-1] if self._waiting else b""
         self._waiting.clear()
-        if last and runs_target(last):
-            self._waiting.append(last)
+        self.then_break_in = False
+        self._is_owned = False
+        return last if last and runs_target(last) else b""

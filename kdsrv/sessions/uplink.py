@@ -33,7 +33,10 @@ class Uplink(Protocol):
 
 
 class SessionUser(Protocol):
-    """Who uses a session: a client's connection or a bridge. All calls come from the reactor."""
+    """Who uses a session: a client's connection or a bridge. All calls come from the reactor.
+
+    One that may have a bool ``is_behind`` has prints come more slowly while it is true.
+    """
 
     def packet_received(self, packet: Packet) -> None:
         """The target sent a packet."""

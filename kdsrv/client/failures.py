@@ -1,19 +1,43 @@
-"""What can go wrong in a session that a program drives, one error each; all are KdsrvErrors."""
+"""What can go wrong with a session, one error each; all are KdsrvErrors."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from twisted.internet.error import ConnectionDone
+from twisted.python.failure import Failure
+
 from kdsrv.errors import KdsrvError
 from kdsrv.kd.statuses import status_text
+from kdsrv.tls.binding import tls_failure
 
 __all__ = [
     "MemoryUnreadable",
     "MemoryUnwritable",
     "RequestFailed",
     "RequestLost",
+    "ServerGone",
+    "ServerRefused",
     "SessionEnded",
     "TargetRunning",
+    "TooManyRequests",
     "TookTooLong",
+    "why_lost",
 ]
+
+
+class ServerRefused(KdsrvError):
+    """the server says: {message}"""
+
+    def __init__(self, *, code: str, message: str) -> None:
+        super().__init__(message=message)
+        self.code = code  # type: ignore[misc]  # the server's code, not that of a class here
+
+
+class ServerGone(KdsrvError):
+    """the connection to the server has ended: {why}"""
+
+    code = "server-gone"
 
 
 class SessionEnded(KdsrvError):
@@ -80,3 +104,24 @@ class TookTooLong(KdsrvError):
     """{what} took longer than {seconds:g} s"""
 
     code = "too-long"
+
+
+class TooManyRequests(KdsrvError):
+    """so many requests wait for the target that there is no room for one more: await some of them first"""
+
+    code = "too-many"
+
+
+_CLOSED: Final = "it closed the connection"
+_NO_HELLO: Final = " before it said hello: is it a kdsrv server, and does it want tcp: or ssl:?"
+
+
+def why_lost(reason: Failure, *, is_greeted: bool) -> KdsrvError:
+    """Why a connection is lost. A server that is not the expected one says so by itself."""
+    if isinstance(reason.value, KdsrvError):
+        return reason.value
+    if reason.check(ConnectionDone):
+        return ServerGone(why=_CLOSED if is_greeted else _CLOSED + _NO_HELLO)
+    if (why := tls_failure(reason)) is None:
+        return ServerGone(why=reason.getErrorMessage())
+    return ServerGone(why=f"{why}; write tcp: if it has no TLS" if "does not speak TLS (" in why else why)

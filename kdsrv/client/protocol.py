@@ -1,32 +1,36 @@
-"""The client's end of a connection to a server: one session on one target, as an Uplink.
+"""The client's end of one connection to a server: a session on one target, or a while of it, as an Uplink.
 
 What happens goes to a ``SessionUser`` (a bridge, or the Python API), in the order in which the server says it. Requests
 that the server's window has no room for wait here; a break-in or a resync never waits.
+
+A session that is ``resumable`` can be gone on with by another connection: ``thread`` is what that one needs to know.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure as TwistedFailure
 from typing_extensions import override
 
 from kdsrv import __version__
-from kdsrv.alarm import Alarm
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.admission import Admission
-from kdsrv.direct_writer import DirectWriter, set_up_tcp
+from kdsrv.client.backlog import Backlog, Saying
+from kdsrv.client.failures import ServerGone, ServerRefused, why_lost
+from kdsrv.client.line import Line
+from kdsrv.client.terms import CALM, PLAIN, Rhythm, Terms, Thread
 from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.debug_io import DebugIo
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MANIPULATE, Packet, PacketType
+from kdsrv.sessions.status import Status
+from kdsrv.sessions.tenant import Take
 from kdsrv.sessions.uplink import SessionUser
-from kdsrv.tls.binding import channel_binding, tls_failure
+from kdsrv.tls.binding import channel_binding
 from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
@@ -38,8 +42,10 @@ from kdsrv.wire.messages import (
     Dropped,
     Failure,
     Message,
+    Notice,
     Ping,
     Pong,
+    Resume,
     Role,
     ServerHello,
     StatusReport,
@@ -51,40 +57,20 @@ __all__ = ["ClientProtocol", "ServerGone", "ServerRefused"]
 SOFTWARE: Final = f"kdsrv {__version__}"
 ANSWER_LIMIT: Final = 30.0
 """Seconds that the server may take to attach, which includes opening the target."""
-PING_INTERVAL: Final = 15.0
-SILENCE_LIMIT: Final = 45.0
-CLOSE_LIMIT: Final = 5.0
-"""Seconds that the last word may take to leave."""
-
-
-class ServerRefused(KdsrvError):
-    """the server says: {message}"""
-
-    def __init__(self, *, code: str, message: str) -> None:
-        super().__init__(message=message)
-        self.code = code  # type: ignore[misc]  # the server's code, not that of a class here
-
-
-class ServerGone(KdsrvError):
-    """the connection to the server has ended: {why}"""
-
-    code = "server-gone"
-
-
-_NO_HELLO: Final = " before it said hello: is it a kdsrv server, and does it want tcp: or ssl:?"
 
 
 class ClientProtocol(Protocol):
-    """One session. ``attached`` fires with the server's ``Attached`` or fails with a KdsrvError. What happens after
+    """One connection. ``attached`` fires with the server's ``Attached`` or fails with a KdsrvError. What happens after
     that goes to ``user``, to be set before the callback of ``attached`` (or the coroutine that awaits it) returns.
 
     ``trans`` is the kd-string of the target, or None for the server's default; ``client`` says who we are, which
-    ``credentials`` prove, if there are any. ``binding_of`` gives the channel binding of a transport.
-    ``disconnected`` fires when the network connection is gone, with or without a reason. ``prints_dropped`` is called
-    with the number of prints that the server left out; unless replaced, it prints that number to ``user``.
-    """
+    ``credentials`` prove, if there are any. With ``thread`` the session is not a new one; what waits in ``backlog`` is
+    said as soon as there is one. ``binding_of`` gives the channel binding of a transport.
 
-    _log = Logger()
+    ``disconnected`` fires when the network connection is gone, with or without a reason. ``prints_dropped`` is called
+    with the number of prints that the server left out; unless replaced, it prints that number to ``user``. ``noticed``
+    is called with what the server says of other users. ``instance`` tells one run of a server from the next.
+    """
 
     def __init__(
         self,
@@ -93,35 +79,45 @@ class ClientProtocol(Protocol):
         client: str,
         credentials: Credentials | None = None,
         *,
+        terms: Terms = PLAIN,
+        thread: Thread | None = None,
+        backlog: Backlog | None = None,
+        rhythm: Rhythm = CALM,
+        noticed: Callable[[str], None] = str,
         binding_of: Callable[[object], bytes | None] = channel_binding,
     ) -> None:
         self.attached: Deferred[Attached] = Deferred()
         self.disconnected: Deferred[None] = Deferred()
         self.prints_dropped: Callable[[int], None] = self._print_dropped
         self.user: SessionUser | None = None
+        self.thread = thread
+        self.instance = ""
         self._clock = clock
         self._trans = trans
         self._client = client
+        self._terms = terms
+        self._rhythm = rhythm
+        self._noticed = noticed
         self._admission = Admission(credentials)
         self._binding_of = binding_of
-        self._connection = Connection(Role.CLIENT)
-        self._alarm = Alarm(clock, self._too_late)
-        self._waiting: deque[bytes] = deque()
-        self._writer: DirectWriter | None = None
+        self._connection = Connection(Role.CLIENT, ledger=None if thread is None else thread.ledger)
+        self._backlog = Backlog() if backlog is None else backlog
+        self._line: Line | None = None
         self._heard_at = 0.0
         self._is_greeted = False
+        self._status_behind: Status | None = None
         self._error: KdsrvError | None = None
         self._leaving = False
 
     # Uplink
 
     def send_packet(self, packet_type: int, payload: bytes) -> None:
-        """Hand a packet to the target. A request waits if the server's window is full."""
+        """Hand a packet to the target. A request waits if the server's window is full; PeerError if too many do."""
         if self._connection.state is not State.ATTACHED:
             return
         connection = self._connection
-        if packet_type == PacketType.STATE_MANIPULATE and (self._waiting or not connection.has_room(payload)):
-            self._waiting.append(payload)
+        if packet_type == MANIPULATE and (len(self._backlog) or not connection.has_room(payload)):
+            self._backlog.put(Packet(packet_type, payload))
         else:
             self._write(connection.send_packet(packet_type, payload))
 
@@ -131,7 +127,7 @@ class ClientProtocol(Protocol):
 
     def resync(self) -> None:
         if self._connection.state is State.ATTACHED:
-            self._waiting.clear()
+            self._backlog.drop_requests()
             self._write(self._connection.send(Resync()))
 
     def leave(self, reason: str = "the client leaves") -> None:
@@ -140,39 +136,47 @@ class ClientProtocol(Protocol):
         self._leaving = True
         if self._connection.state not in (State.CLOSED, State.ERROR):
             self._write(self._connection.send(Bye(reason)))
-        self._hang_up()
+        if self._line is not None:
+            self._line.hang_up()
 
     # Twisted's side
 
     @override
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        set_up_tcp(transport)
-        self._writer = DirectWriter(transport, _nothing_waits)
+        self._line = Line(self._clock, self.transport, self._too_late)
         self._heard_at = self._clock.seconds()
-        self._alarm.set(self._heard_at + ANSWER_LIMIT)
+        self._set_alarm(self._heard_at + ANSWER_LIMIT)
         self._say(ClientHello(SOFTWARE))
 
     @override
     def dataReceived(self, data: bytes) -> None:
+        if not self._is_open:
+            return  # another connection may be going on with the session
         self._heard_at = self._clock.seconds()
         try:
             for event in self._connection.receive_data(data):
-                if self._writer is None:
+                if not self._is_open:
                     return
                 self._on_event(event)
         except PeerError as error:
             self._fail(error)
             return
-        if self._waiting and self._writer is not None:
+        if not self._is_open:
+            return
+        if self._connection.ledger.is_full:
+            self._fail(PeerError(why="it confirms nothing of what it is sent"))
+            return
+        if confirmation := self._connection.confirmation():
+            self._write(confirmation)
+        if len(self._backlog):
             self._send_waiting()
 
     @override
     def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
-        self._alarm.stop()
-        self._writer = None
+        if self._line is not None:
+            self._line.lost()
         if self._error is None and not self._leaving:
-            self._error = self._loss(reason)
+            self._error = why_lost(reason, is_greeted=self._is_greeted)
         self._tell_end()
         self.disconnected.callback(None)
 
@@ -187,13 +191,13 @@ class ClientProtocol(Protocol):
             if user is not None:
                 user.resynced()
         elif isinstance(event, StatusReport):
+            self._status_behind = None
             if user is not None:
                 user.status_changed(event.status)
         elif isinstance(event, ServerHello | Challenge | Welcome):
             self._come_in(event)
         elif isinstance(event, Attached):
-            self._alarm.set(self._clock.seconds() + PING_INTERVAL)
-            self.attached.callback(event)
+            self._begin(event)
         elif isinstance(event, Dropped):
             if event.prints and user is not None:
                 self.prints_dropped(event.prints)
@@ -201,10 +205,16 @@ class ClientProtocol(Protocol):
                 user.requests_lost(event.requests)
         elif isinstance(event, Ping):
             self._say(Pong(event.id))
+        elif isinstance(event, Pong):
+            status, self._status_behind = self._status_behind, None
+            if status is not None and user is not None:
+                user.status_changed(status)
+        elif isinstance(event, Notice):
+            self._noticed(event.text)
         elif isinstance(event, Failure):
             self._fail(ServerRefused(code=event.code, message=event.message))
         elif isinstance(event, Bye | ConnectionClosed):
-            self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else self._closed()))
+            self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else "it closed the connection"))
 
     def _come_in(self, event: ServerHello | Challenge | Welcome) -> None:
         """One step of the login, if there has to be one; then ask for the target."""
@@ -213,6 +223,7 @@ class ClientProtocol(Protocol):
         try:
             if isinstance(event, ServerHello):
                 self._is_greeted = True
+                self.instance = event.instance
                 answer = admission.greeted(event, self._binding_of(self.transport))
             elif isinstance(event, Challenge):
                 answer = admission.challenged(event)
@@ -225,7 +236,34 @@ class ClientProtocol(Protocol):
 
     def _request(self) -> Message:
         """What is asked for once this client has come in."""
-        return Attach(self._trans, self._client)
+        if self._terms.take is Take.ASK:
+            self._set_alarm(self._clock.seconds() + self._rhythm.ping)
+        thread, (resumable, take, on_leave) = self.thread, self._terms
+        resume = None if thread is None else Resume(thread.token, thread.ledger.received)
+        return Attach(self._trans, self._client, resumable, take, on_leave, resume)
+
+    def _begin(self, attached: Attached) -> None:
+        """We have the target. What the connection before has lost goes first, then what has waited since."""
+        connection = self._connection
+        self._set_alarm(self._clock.seconds() + self._rhythm.ping)
+        self.thread = None if attached.token is None else Thread(attached.token, connection.ledger)
+        if attached.resumed:
+            self._write(connection.resume(attached.received))
+        self.attached.callback(attached)
+        for saying in self._backlog.take_all():
+            self._say_again(saying)
+        if attached.resumed:
+            # what the server says again comes before the answer to this, and the status belongs behind it
+            self._status_behind = attached.status
+            self._say(Ping(0))
+
+    def _say_again(self, saying: Saying) -> None:
+        if type(saying) is Packet:
+            self.send_packet(*saying)
+        elif isinstance(saying, BreakIn):
+            self.break_in()
+        else:
+            self.resync()
 
     def _print_dropped(self, number: int) -> None:
         text = f"[kdsrv: {number} prints of the target were dropped on the way]\n".encode()
@@ -233,10 +271,16 @@ class ClientProtocol(Protocol):
             self.user.packet_received(Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode()))
 
     def _send_waiting(self) -> None:
-        connection = self._connection
+        """While there is a session only requests wait."""
+        connection, backlog = self._connection, self._backlog
         ready = []
-        while self._waiting and connection.has_room(self._waiting[0]):
-            ready.append(connection.send_packet(PacketType.STATE_MANIPULATE, self._waiting.popleft()))
+        while len(backlog):
+            request = backlog.first()
+            assert type(request) is Packet
+            if not connection.has_room(request.payload):
+                break
+            ready.append(connection.send_packet(*request))
+            backlog.take()
         if ready:
             self._write(b"".join(ready))
 
@@ -248,36 +292,49 @@ class ClientProtocol(Protocol):
             self._write(self._connection.send(message))
 
     def _write(self, data: bytes) -> None:
-        if self._writer is not None:
-            self._writer.write(data)
+        if self._line is not None:
+            self._line.write(data)
+
+    @property
+    def _is_open(self) -> bool:
+        return self._line is not None and self._line.is_open
+
+    def _set_alarm(self, time: float) -> None:
+        if self._line is not None:
+            self._line.set_alarm(time)
 
     def _too_late(self) -> None:
-        now = self._clock.seconds()
-        if self._writer is None:
-            transport: Any = self.transport
-            transport.abortConnection()
-        elif not self.attached.called:
+        """Nothing has come that should have, or nothing at all for a while."""
+        now, heard_at, rhythm = self._clock.seconds(), self._heard_at, self._rhythm
+        if not self.attached.called and not self._waits_for_holder:
             self._fail(ServerGone(why=f"it did not answer within {ANSWER_LIMIT:.0f} s"))
-        elif now - self._heard_at >= SILENCE_LIMIT:
-            self._fail(ServerGone(why=f"it has been silent for {SILENCE_LIMIT:.0f} s"))
-        else:
+        elif now >= heard_at + rhythm.silence:
+            self._fail(ServerGone(why=f"it has been silent for {rhythm.silence:.0f} s"))
+        elif now >= heard_at + rhythm.ping:
             self._say(Ping(0))
-            self._alarm.set(now + PING_INTERVAL)
+            self._set_alarm(min(now + rhythm.ping, heard_at + rhythm.silence))
+        else:
+            self._set_alarm(heard_at + rhythm.ping)
+
+    @property
+    def _waits_for_holder(self) -> bool:
+        """Whether somebody is being asked for the target, who may take their time."""
+        return self._terms.take is Take.ASK and self._connection.state is State.ATTACHING
 
     def _fail(self, error: KdsrvError) -> None:
-        if self._error is None:
-            self._error = error
-            self._write(self._connection.give_up(error))
-            self._hang_up()
-            self._tell_end()
-
-    def _hang_up(self) -> None:
-        if self._writer is not None:
-            self._writer.detach()
-            self._writer = None
-            self._alarm.set(self._clock.seconds() + CLOSE_LIMIT)
-            assert self.transport is not None
-            self.transport.loseConnection()
+        """It is over. A server that is merely not heard is told nothing: it would come late, and end what another
+        connection is going on with by then."""
+        if self._error is not None:
+            return
+        self._error = error
+        line = self._line
+        assert line is not None
+        if self.thread is None or not isinstance(error, ServerGone):
+            line.write(self._connection.give_up(error))
+            line.hang_up()
+        else:
+            line.drop()
+        self._tell_end()
 
     def _tell_end(self) -> None:
         """Tell whoever waits, once."""
@@ -289,20 +346,3 @@ class ClientProtocol(Protocol):
             self.attached.errback(error)
         elif user is not None:
             user.session_lost(error)
-
-    def _closed(self) -> str:
-        return "it closed the connection" + ("" if self._is_greeted else _NO_HELLO)
-
-    def _loss(self, reason: TwistedFailure) -> KdsrvError:
-        """Why the connection is lost. A server that is not the expected one says so by itself."""
-        if isinstance(reason.value, KdsrvError):
-            return reason.value
-        if reason.check(type(connectionDone.value)):
-            return ServerGone(why=self._closed())
-        if (why := tls_failure(reason)) is None:
-            return ServerGone(why=reason.getErrorMessage())
-        return ServerGone(why=f"{why}; write tcp: if it has no TLS" if "does not speak TLS (" in why else why)
-
-
-def _nothing_waits() -> None:
-    """What a client asks for is bounded by the server's window: it may all be queued."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 from transport_rigs import (
     FifoRig,
+    NetRig,
     PtyRig,
     Recorder,
     Rig,
@@ -102,6 +103,7 @@ class Medium:
         rig.accept()
         recorder = Recorder(missing)
         transport.start(recorder)
+        await rig.settle(recorder)
         return rig, transport, recorder
 
     async def test_bytes_pass_unchanged_both_ways(self: Any) -> None:
@@ -117,6 +119,48 @@ class Medium:
         rig, transport, _ = await self.connect()
         transport.write(b"now")
         assert rig.read(seconds=2.0) == b"now"
+
+    async def test_bytes_pass_one_at_a_time(self: Any) -> None:
+        rig, transport, recorder = await self.connect(missing=100)
+        for value in EVERY_BYTE:
+            transport.write(bytes([value]))
+            rig.write(bytes([value]))
+            await pause(0)
+        assert await rig.read_all(256) == EVERY_BYTE
+        await until(lambda: len(recorder.data) >= 256)
+        assert bytes(recorder.data) == EVERY_BYTE
+
+    async def test_closing_is_silent_and_final(self: Any) -> None:
+        rig, transport, recorder = await self.connect()
+        transport.close()
+        transport.close()
+        transport.write(b"late")
+        assert rig.read(seconds=0.05) == b""
+        rig.close()
+        await pause(0.02)
+        assert (bytes(recorder.data), recorder.events) == (b"", [])
+
+    async def test_a_receiver_may_close(self: Any) -> None:
+        rig, transport, recorder = await self.connect(missing=100)
+        recorder.on_bytes = transport.close
+        rig.write(b"x")
+        await until(lambda: recorder.data)
+        await pause(0.02)
+        assert recorder.events == []
+
+    async def test_an_error_in_the_receiver_ends_this_line_only(self: Any) -> None:
+        rig, _, recorder = await self.connect()
+        recorder.on_bytes = lambda: 1 // 0
+        rig.write(b"x")
+        await until(lambda: recorder.events)
+        await pause(0.02)
+        assert recorder.events == ["lost"]
+        assert "error inside kdsrv: ZeroDivisionError" in str(recorder.reasons[0])
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
+
+class Stream(Medium):
+    """What holds for those that are streams of bytes, with an end."""
 
     async def test_much_passes_in_order(self: Any) -> None:
         rig, transport, recorder = await self.connect()
@@ -138,16 +182,6 @@ class Medium:
         got = await rig.read_all(blocked + 11)
         assert got[-11:] == b"firstsecond"
         assert recorder.events == []
-
-    async def test_bytes_pass_one_at_a_time(self: Any) -> None:
-        rig, transport, recorder = await self.connect(missing=100)
-        for value in EVERY_BYTE:
-            transport.write(bytes([value]))
-            rig.write(bytes([value]))
-            await pause(0)
-        assert await rig.read_all(256) == EVERY_BYTE
-        await until(lambda: len(recorder.data) >= 256)
-        assert bytes(recorder.data) == EVERY_BYTE
 
     async def test_the_peer_goes_while_idle(self: Any) -> None:
         rig, transport, recorder = await self.connect()
@@ -196,40 +230,12 @@ class Medium:
         await pause(0.05)
         assert recorder.events == []
 
-    async def test_closing_is_silent_and_final(self: Any) -> None:
-        rig, transport, recorder = await self.connect()
-        transport.close()
-        transport.close()
-        transport.write(b"late")
-        assert rig.read(seconds=0.05) == b""
-        rig.close()
-        await pause(0.02)
-        assert (bytes(recorder.data), recorder.events) == (b"", [])
-
     async def test_a_loss_that_is_not_yet_told_is_not_told_after_closing(self: Any) -> None:
         _, transport, recorder = await self.connect()
         _overfill(transport)
         transport.close()
         await pause(0.02)
         assert recorder.events == []
-
-    async def test_a_receiver_may_close(self: Any) -> None:
-        rig, transport, recorder = await self.connect(missing=100)
-        recorder.on_bytes = transport.close
-        rig.write(b"x")
-        await until(lambda: recorder.data)
-        await pause(0.02)
-        assert recorder.events == []
-
-    async def test_an_error_in_the_receiver_ends_this_line_only(self: Any) -> None:
-        rig, _, recorder = await self.connect()
-        recorder.on_bytes = lambda: 1 // 0
-        rig.write(b"x")
-        await until(lambda: recorder.events)
-        await pause(0.02)
-        assert recorder.events == ["lost"]
-        assert "error inside kdsrv: ZeroDivisionError" in str(recorder.reasons[0])
-        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
     async def test_nothing_is_delivered_before_the_start(self: Any) -> None:
         rig = self.rig(type(self).make_rig())
@@ -281,20 +287,24 @@ def _overfill(transport: Transport) -> None:
         transport.write(bytes(4096))
 
 
-class SerialMediumTests(Medium, TransportCase):
+class SerialMediumTests(Stream, TransportCase):
     make_rig = PtyRig
 
 
-class UnixMediumTests(Medium, TransportCase):
+class UnixMediumTests(Stream, TransportCase):
     make_rig = UnixRig
 
 
-class FifoMediumTests(Medium, TransportCase):
+class FifoMediumTests(Stream, TransportCase):
     make_rig = FifoRig
 
 
-class TcpMediumTests(Medium, TransportCase):
+class TcpMediumTests(Stream, TransportCase):
     make_rig = TcpRig
+
+
+class NetMediumTests(Medium, TransportCase):
+    make_rig = NetRig
 
 
 class SerialTests(TransportCase):

@@ -21,8 +21,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from kdsrv.connection_strings.kd import KdSpec, PipeSpec, SerialSpec, TcpSerialSpec
+from kdsrv.connection_strings.kd import KdSpec, NetSpec, PipeSpec, SerialSpec, TcpSerialSpec
 from kdsrv.errors import TargetError
+from kdsrv.kdnet.control import ConnectCheck, Offer
+from kdsrv.kdnet.datagrams import Channel, Seal
+from kdsrv.kdnet.keys import NetKey
 
 
 def open_descriptors() -> int:
@@ -87,6 +90,9 @@ class Rig:
 
     def accept(self) -> None:
         pass
+
+    async def settle(self, recorder: Recorder) -> None:
+        """Called when the transport has been started: come to the point from which on bytes pass."""
 
     def write(self, data: bytes) -> int:
         try:
@@ -206,6 +212,60 @@ class FifoRig(Rig):
         self.reads_from = os.open(f"{self.path}.in", os.O_RDWR | os.O_NONBLOCK)
         self.writes_to = os.open(f"{self.path}.out", os.O_RDWR | os.O_NONBLOCK)
         self.spec = PipeSpec(path=self.path)
+
+
+KEY = "1m770ts6ru0p.3671pemyie4i.2b8djy3wt5et.1p99ir125v4q"
+OTHER_KEY = "2l00g8c0tt3yx.1xhb5wk2rfhn9.7d8ssprx0bpf.9s3ru6bdjuyt"
+
+
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class NetRig(Rig):
+    """The target's end of KDNET, by hand: what is written goes out as one datagram of the data channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = NetSpec(free_udp_port(), KEY)
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.reads_from = self.writes_to = self.socket.fileno()
+        self.socket.connect(("127.0.0.1", self.spec.port))
+        self.socket.setblocking(False)
+        self._key = NetKey.parse(KEY)
+        self._sent = 0
+
+    async def settle(self, recorder: Recorder) -> None:
+        offer = Offer(bytes(32), ("127.0.0.1", 1), ("127.0.0.1", self.spec.port))
+        control = Seal(self._key.control, self._key.mac)
+        self.socket.send(control.seal(5, Channel.CONTROL, 3, False, offer.encode()))
+        await until(lambda: select.select([self.reads_from], [], [], 0)[0])
+        response = control.open(os.read(self.reads_from, 4096))
+        assert response is not None
+        self._data = Seal(self._key.data_key(response.payload), self._key.mac)
+        self.write(ConnectCheck("127.0.0.1").encode())
+        await until(lambda: "resumed" in recorder.events)
+        recorder.events.clear()
+
+    def write(self, data: bytes) -> int:
+        self._sent += 1
+        self.socket.send(self._data.seal(5, Channel.DATA, self._sent, False, data))
+        return len(data)
+
+    def read(self, seconds: float = 0.0) -> bytes:
+        if not select.select([self.reads_from], [], [], seconds)[0]:
+            return b""
+        datagram = self._data.open(os.read(self.reads_from, 4096))
+        assert datagram is not None
+        return datagram.payload
+
+    def close(self) -> None:
+        self.socket.close()
+        self.reads_from = self.writes_to = -1
 
 
 def closed_on_exec(descriptor: int) -> bool:

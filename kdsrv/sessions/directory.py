@@ -14,7 +14,7 @@ from kdsrv.errors import KdsrvError, SetupError, TargetError, TargetHeld
 from kdsrv.kd.packets import Packet
 from kdsrv.link_driver import HeldAcks
 from kdsrv.policy.places import HostPlaces
-from kdsrv.policy.policy import NotAllowed, Policy
+from kdsrv.policy.policy import NotAllowed, Permit, Policy
 from kdsrv.sessions.applications import Applications
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.read_only_session import ReadOnlySession
@@ -118,12 +118,16 @@ class Directory:
         """Who has a session, if they have said so."""
         return self._tenants.get(session)
 
+    def permit(self, spec: KdSpec | None, user: User | None) -> Permit:
+        """What would be opened for a user who asks for this, and what it is called. NotAllowed is a sentence."""
+        return self._policy.permit(spec, user, self._environ)
+
     def release(self, spec: KdSpec | None, user: User, host: str | None) -> tuple[str, str]:
         """The holder gives the target to who has asked for it first: its name, and who that is.
 
         The holder is known by their login, or where nobody logs in by the host. A sentence for anybody else.
         """
-        permit = self._policy.permit(spec, user, self._environ)
+        permit = self.permit(spec, user)
         session = self._sessions.get(target_key(permit.spec))
         tenant = None if session is None else self._tenants.get(session)
         if session is None or tenant is None:

@@ -427,6 +427,16 @@ def test_requests_from_before_a_resync_are_lost_by_the_resync_alone() -> None:
     assert len(client.outstanding) == len(server.outstanding) == 1
 
 
+def test_lines_that_are_json_already() -> None:
+    client, server = pair(State.WATCHING)
+    lines: list[dict[str, object]] = [{"text": "x"}, {"text": "y"}]
+    assert server.send_seen(3, [b'{"text":"x"}', b'{"text":"y"}']) == server.send(Seen(3, lines))
+    assert client.receive_data(server.send_seen(0, [b'{"text":"x"}'])) == [Seen(0, lines[:1])]
+    for end in (client, pair(State.READY)[1]):
+        with pytest.raises(LocalProtocolError, match="what was seen"):
+            end.send_seen(0, [])
+
+
 def test_only_resyncs_that_were_sent_are_echoed() -> None:
     client, server = pair()
     with pytest.raises(LocalProtocolError, match="no resync to echo"):

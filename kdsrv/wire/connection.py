@@ -30,6 +30,7 @@ goes on with the session is given. Confirmations are taken in silently, as they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from kdsrv.errors import KdsrvError, PeerError
@@ -168,6 +169,12 @@ class Connection:
         if isinstance(event, _NUMBERED):
             self.ledger.keep(data)
         return data
+
+    def send_seen(self, missed: int, lines: Sequence[bytes]) -> bytes:
+        """``send`` for a Seen whose lines are JSON already: what many see is put into JSON once."""
+        if self.role is not Role.SERVER or self.state is not State.WATCHING:
+            raise LocalProtocolError(f"a {self.role} cannot send what was seen when {self.state.name}")
+        return encode(FrameKind.CONTROL, messages.encode_seen(missed, lines))
 
     def confirmation(self) -> bytes:
         """What tells the peer now which frames have come: nothing as long as that is not due.

@@ -36,6 +36,7 @@ to 4096 characters. What is in a listing, or in a line that was seen, is checked
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn, Self
 
@@ -95,6 +96,7 @@ __all__ = [
     "Welcome",
     "decode",
     "encode",
+    "encode_seen",
 ]
 
 
@@ -179,6 +181,11 @@ def encode(message: Message) -> bytes:
     """The JSON of a message, in UTF-8."""
     text = json.dumps({"type": message.type, **message.members()}, ensure_ascii=False, separators=(",", ":"))
     return text.encode()
+
+
+def encode_seen(missed: int, lines: Sequence[bytes]) -> bytes:
+    """``encode`` for a Seen whose lines are JSON already."""
+    return b'{"type":"seen","missed":%d,"lines":[%b]}' % (missed, b",".join(lines))
 
 
 def decode(body: bytes, sender: Role) -> Message:

@@ -22,7 +22,8 @@ from twisted.internet.error import (
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from kdsrv.server.initiator import Backoff, Initiator
+from kdsrv.backoff import Backoff
+from kdsrv.server.initiator import Initiator
 from kdsrv.server.protocol import GREETING_LIMIT
 from kdsrv.wire.messages import Attach, Attached, Bye, ClientHello, Ping, ServerHello
 from kdsrv.wire.messages import Failure as WireFailure

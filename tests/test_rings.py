@@ -21,6 +21,7 @@ RINGS = {
     "kdsrv": PURE,
     "kdsrv.alarm": TWISTED,
     "kdsrv.auth": PURE,
+    "kdsrv.backoff": PURE,
     "kdsrv.bridge": TWISTED,
     "kdsrv.cli": OUTSIDE,
     "kdsrv.client": TWISTED,

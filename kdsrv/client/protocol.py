@@ -72,6 +72,9 @@ class ClientProtocol(Protocol):
     is called with what the server says of other users. ``instance`` tells one run of a server from the next.
     """
 
+    _line: Line
+    """From connectionMade on."""
+
     def __init__(
         self,
         clock: IReactorTime,
@@ -83,7 +86,7 @@ class ClientProtocol(Protocol):
         thread: Thread | None = None,
         backlog: Backlog | None = None,
         rhythm: Rhythm = CALM,
-        noticed: Callable[[str], None] = str,
+        noticed: Callable[[str], None] | None = None,
         binding_of: Callable[[object], bytes | None] = channel_binding,
     ) -> None:
         self.attached: Deferred[Attached] = Deferred()
@@ -102,7 +105,6 @@ class ClientProtocol(Protocol):
         self._binding_of = binding_of
         self._connection = Connection(Role.CLIENT, ledger=None if thread is None else thread.ledger)
         self._backlog = Backlog() if backlog is None else backlog
-        self._line: Line | None = None
         self._heard_at = 0.0
         self._is_greeted = False
         self._status_behind: Status | None = None
@@ -119,25 +121,24 @@ class ClientProtocol(Protocol):
         if packet_type == MANIPULATE and (len(self._backlog) or not connection.has_room(payload)):
             self._backlog.put(Packet(packet_type, payload))
         else:
-            self._write(connection.send_packet(packet_type, payload))
+            self._line.write(connection.send_packet(packet_type, payload))
 
     def break_in(self) -> None:
         if self._connection.state is State.ATTACHED:
-            self._write(self._connection.send(BreakIn()))
+            self._line.write(self._connection.send(BreakIn()))
 
     def resync(self) -> None:
         if self._connection.state is State.ATTACHED:
             self._backlog.drop_requests()
-            self._write(self._connection.send(Resync()))
+            self._line.write(self._connection.send(Resync()))
 
     def leave(self, reason: str = "the client leaves") -> None:
         """End the session; the target stays as it is. Nothing more goes to ``user``."""
         self.user = None
         self._leaving = True
         if self._connection.state not in (State.CLOSED, State.ERROR):
-            self._write(self._connection.send(Bye(reason)))
-        if self._line is not None:
-            self._line.hang_up()
+            self._line.write(self._connection.send(Bye(reason)))
+        self._line.hang_up()
 
     # Twisted's side
 
@@ -145,36 +146,35 @@ class ClientProtocol(Protocol):
     def connectionMade(self) -> None:
         self._line = Line(self._clock, self.transport, self._too_late)
         self._heard_at = self._clock.seconds()
-        self._set_alarm(self._heard_at + ANSWER_LIMIT)
+        self._line.set_alarm(self._heard_at + ANSWER_LIMIT)
         self._say(ClientHello(SOFTWARE))
 
     @override
     def dataReceived(self, data: bytes) -> None:
-        if not self._is_open:
+        if not self._line.is_open:
             return  # another connection may be going on with the session
         self._heard_at = self._clock.seconds()
         try:
             for event in self._connection.receive_data(data):
-                if not self._is_open:
+                if not self._line.is_open:
                     return
                 self._on_event(event)
         except PeerError as error:
             self._fail(error)
             return
-        if not self._is_open:
+        if not self._line.is_open:
             return
         if self._connection.ledger.is_full:
             self._fail(PeerError(why="it confirms nothing of what it is sent"))
             return
         if confirmation := self._connection.confirmation():
-            self._write(confirmation)
+            self._line.write(confirmation)
         if len(self._backlog):
             self._send_waiting()
 
     @override
     def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
-        if self._line is not None:
-            self._line.lost()
+        self._line.lost()
         if self._error is None and not self._leaving:
             self._error = why_lost(reason, is_greeted=self._is_greeted)
         self._tell_end()
@@ -209,7 +209,7 @@ class ClientProtocol(Protocol):
             status, self._status_behind = self._status_behind, None
             if status is not None and user is not None:
                 user.status_changed(status)
-        elif isinstance(event, Notice):
+        elif isinstance(event, Notice) and self._noticed is not None:
             self._noticed(event.text)
         elif isinstance(event, Failure):
             self._fail(ServerRefused(code=event.code, message=event.message))
@@ -237,7 +237,7 @@ class ClientProtocol(Protocol):
     def _request(self) -> Message:
         """What is asked for once this client has come in."""
         if self._terms.take is Take.ASK:
-            self._set_alarm(self._clock.seconds() + self._rhythm.ping)
+            self._line.set_alarm(self._clock.seconds() + self._rhythm.ping)
         thread, (resumable, take, on_leave) = self.thread, self._terms
         resume = None if thread is None else Resume(thread.token, thread.ledger.received)
         return Attach(self._trans, self._client, resumable, take, on_leave, resume)
@@ -245,10 +245,10 @@ class ClientProtocol(Protocol):
     def _begin(self, attached: Attached) -> None:
         """We have the target. What the connection before has lost goes first, then what has waited since."""
         connection = self._connection
-        self._set_alarm(self._clock.seconds() + self._rhythm.ping)
+        self._line.set_alarm(self._clock.seconds() + self._rhythm.ping)
         self.thread = None if attached.token is None else Thread(attached.token, connection.ledger)
         if attached.resumed:
-            self._write(connection.resume(attached.received))
+            self._line.write(connection.resume(attached.received))
         self.attached.callback(attached)
         for saying in self._backlog.take_all():
             self._say_again(saying)
@@ -282,26 +282,14 @@ class ClientProtocol(Protocol):
             ready.append(connection.send_packet(*request))
             backlog.take()
         if ready:
-            self._write(b"".join(ready))
+            self._line.write(b"".join(ready))
 
     # Talking and ending
 
     def _say(self, message: Message) -> None:
         """Say it, unless the server's last word came in the segment that is being looked at."""
         if self._connection.state is not State.CLOSED:
-            self._write(self._connection.send(message))
-
-    def _write(self, data: bytes) -> None:
-        if self._line is not None:
-            self._line.write(data)
-
-    @property
-    def _is_open(self) -> bool:
-        return self._line is not None and self._line.is_open
-
-    def _set_alarm(self, time: float) -> None:
-        if self._line is not None:
-            self._line.set_alarm(time)
+            self._line.write(self._connection.send(message))
 
     def _too_late(self) -> None:
         """Nothing has come that should have, or nothing at all for a while."""
@@ -312,9 +300,9 @@ class ClientProtocol(Protocol):
             self._fail(ServerGone(why=f"it has been silent for {rhythm.silence:.0f} s"))
         elif now >= heard_at + rhythm.ping:
             self._say(Ping(0))
-            self._set_alarm(min(now + rhythm.ping, heard_at + rhythm.silence))
+            self._line.set_alarm(min(now + rhythm.ping, heard_at + rhythm.silence))
         else:
-            self._set_alarm(heard_at + rhythm.ping)
+            self._line.set_alarm(heard_at + rhythm.ping)
 
     @property
     def _waits_for_holder(self) -> bool:
@@ -327,13 +315,11 @@ class ClientProtocol(Protocol):
         if self._error is not None:
             return
         self._error = error
-        line = self._line
-        assert line is not None
         if self.thread is None or not isinstance(error, ServerGone):
-            line.write(self._connection.give_up(error))
-            line.hang_up()
+            self._line.write(self._connection.give_up(error))
+            self._line.hang_up()
         else:
-            line.drop()
+            self._line.drop()
         self._tell_end()
 
     def _tell_end(self) -> None:

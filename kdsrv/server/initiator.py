@@ -27,34 +27,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
+from kdsrv.backoff import Backoff
 from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.server.protocol import Dialled, KdsrvServerProtocol
 
-__all__ = ["Backoff", "Initiator"]
+__all__ = ["Initiator"]
 
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 30.0
-_JITTER: Final = 0.25
 _KEEP_ALIVE: Final = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 """A connection whose path is dead is noticed within a minute, although nobody speaks on it."""
-
-
-class Backoff:
-    """How long to wait after each failure: 1 s, then twice as long each time up to 30 s, less up to a quarter at
-    random, so that several servers do not dial one client in step. ``random`` gives a float from 0 to below 1."""
-
-    def __init__(self, random: Callable[[], float]) -> None:
-        self._random = random
-        self._step = FIRST_WAIT
-
-    def next(self) -> float:
-        """Seconds to wait after one more failure."""
-        step, self._step = self._step, min(self._step * 2, LONGEST_WAIT)
-        return step * (1 - _JITTER * self._random())
-
-    def reset(self) -> None:
-        """It worked: begin again with short waits."""
-        self._step = FIRST_WAIT
 
 
 class Initiator(Service):
@@ -79,7 +61,7 @@ class Initiator(Service):
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
-        self._backoff = Backoff(random)
+        self._backoff = Backoff(random, FIRST_WAIT, LONGEST_WAIT)
         self._dialling: Deferred[Any] | None = None
         self._again: IDelayedCall | None = None
         self._idle: _Attempt | None = None

@@ -15,7 +15,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, end, key, log, password, sim
+from kdsrv.commands import connect, demo, end, key, log, password, replay, sim
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
@@ -30,6 +30,7 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "demo": (demo, "show the whole path on a simulated target, without hardware"),
     "sim": (sim, "run a simulated target"),
     "log": (log, "print what a server has recorded"),
+    "replay": (replay, "play a recording back as a target"),
     "password": (password, "make or check a user's line in a user file"),
     "key": (key, "make or check the key of a target that is debugged over the network (KDNET)"),
 }

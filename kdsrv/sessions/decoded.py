@@ -37,7 +37,17 @@ from kdsrv.kd.statuses import status_text
 from kdsrv.sessions.status import HaltReason
 from kdsrv.sessions.stop import describe_stop
 
-__all__ = ["BREAK_IN_SEEN", "Direction", "Seen", "SeenKind", "printable", "seen", "seen_from_target", "seen_to_target"]
+__all__ = [
+    "ASKED_FIELDS",
+    "BREAK_IN_SEEN",
+    "Direction",
+    "Seen",
+    "SeenKind",
+    "printable",
+    "seen",
+    "seen_from_target",
+    "seen_to_target",
+]
 
 
 class Direction(StrEnum):
@@ -215,7 +225,7 @@ def _file_answer(packet: Packet) -> Seen:
 
 # Requests and their replies
 
-_ASKED: Final[Mapping[int, str]] = {
+ASKED_FIELDS: Final[Mapping[int, str]] = {
     **dict.fromkeys((Api.READ_VIRTUAL_MEMORY, Api.WRITE_VIRTUAL_MEMORY), "address transfer_count"),
     **dict.fromkeys((Api.READ_PHYSICAL_MEMORY, Api.WRITE_PHYSICAL_MEMORY), "address transfer_count"),
     **dict.fromkeys((Api.READ_CONTROL_SPACE, Api.WRITE_CONTROL_SPACE), "address transfer_count"),
@@ -261,8 +271,8 @@ def _request(packet: Packet) -> Seen:
         text = f"{'single step' if stepped else 'continue'}: {status_text(status)}"
         facts |= {"status": f"{status:#x}", "step": stepped}
         return Seen(SeenKind.CONTINUE, Direction.TO_TARGET, text, facts)
-    asked = dict(_fields(request, _ASKED))
-    text = " ".join([request.name, *_shown(request, _ASKED)])
+    asked = dict(_fields(request, ASKED_FIELDS))
+    text = " ".join([request.name, *_shown(request, ASKED_FIELDS)])
     if request.kind == Api.SWITCH_PROCESSOR:
         text += f" to {request.processor}"
     return Seen(SeenKind.REQUEST, Direction.TO_TARGET, text, {**facts, **asked})
@@ -271,7 +281,7 @@ def _request(packet: Packet) -> Seen:
 def _reply(packet: Packet) -> Seen:
     reply = Manipulate.decode(packet.payload)
     facts: dict[str, object] = {"api": reply.name, "processor": reply.processor, "status": f"{reply.status:#x}"}
-    asked = dict(_fields(reply, _ASKED)) if reply.kind not in _GIVEN else {}
+    asked = dict(_fields(reply, ASKED_FIELDS)) if reply.kind not in _GIVEN else {}
     results = dict(_fields(reply, _GIVEN)) if reply.succeeded else {}
     text = f"{reply.name}: {status_text(reply.status)}"
     if reply.data:

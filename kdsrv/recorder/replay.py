@@ -1,8 +1,8 @@
 """A recording played back: a target that does again what the recorded one did, for a debugger to look at.
 
 It goes from scene to scene (timeline.py). When the debugger lets it run, it says what was said after that stop, and
-stops where the recorded target stopped next. If that was because somebody had broken in, it waits until the debugger does
-so too. Behind the last scene it runs in silence, and a break-in leads back to the last stop.
+stops where the recorded target stopped next. If that was because somebody had broken in, it waits until the debugger
+does so too. Behind the last scene it runs in silence, and a break-in leads back to the last stop.
 
     running    says what there is to say, then halts; of the debugger it wants nothing but a break-in
     asking     said a prompt, or asked for a file: any answer will do

@@ -47,8 +47,8 @@ _Key: TypeAlias = tuple[object, ...]
 class Scene:
     """The target runs and says ``said``, then ``stop`` (None: nothing was recorded after that).
 
-    ``awaited``: somebody had broken in. ``switched``: it did not run, but another processor was wanted. ``span`` are the
-    positions in the recording between the stop and the going on.
+    ``awaited``: somebody had broken in. ``switched``: it did not run, but another processor was wanted. ``span`` are
+    the positions in the recording between the stop and the going on.
     """
 
     said: list[Packet] = field(default_factory=list)

@@ -6,7 +6,7 @@ a client has asked for otherwise by a limit past which it is cut off, since it d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from kdsrv.direct_writer import DirectWriter
@@ -27,19 +27,31 @@ MAX_UNREAD_PACKETS: Final = 2000
 
 class Delivery:
     """Says on ``transport`` what ``connection`` allows. ``outbox`` has what waits, perhaps from before there was a
-    connection. ``too_much`` is called when more waits than a client may leave unread, perhaps more than once."""
+    connection. ``too_much`` is called when more waits than a client may leave unread, perhaps more than once;
+    ``drained`` when nothing waits for the network any more."""
 
     def __init__(self, connection: Connection, transport: Any, too_much: Callable[[], None]) -> None:
         self._connection = connection
         self._too_much = too_much
         self.outbox = Outbox()
+        self.drained: Callable[[], None] = _nothing
         self._unread = 0
         self._writer = DirectWriter(transport, self._drained)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing waits for the network."""
+        return not self._writer.queued
 
     def say(self, message: Message | Resync) -> None:
         """Say it, unless the client's last word came in the segment that is being looked at."""
         if self._connection.state is not State.CLOSED:
             self._write(self._connection.send(message))
+
+    def say_seen(self, missed: int, lines: Sequence[bytes]) -> None:
+        """Say what a spectator has seen: lines that are JSON objects."""
+        if self._connection.state is not State.CLOSED:
+            self._write(self._connection.send_seen(missed, lines))
 
     def give_up(self, error: KdsrvError) -> None:
         """Say why this connection ends, if that has not been said."""
@@ -76,6 +88,7 @@ class Delivery:
         """The network takes bytes again: what waited goes first."""
         self._unread = 0
         self.go_on()
+        self.drained()
 
     def go_on(self) -> None:
         """Say what waits, as far as the network and the client take it."""
@@ -113,3 +126,7 @@ class Delivery:
             self._unread += len(data)
             if self._unread > MAX_UNREAD:
                 self._too_much()
+
+
+def _nothing() -> None:
+    """Nobody has more to say."""

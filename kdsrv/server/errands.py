@@ -1,4 +1,4 @@
-"""What a client that has come in asks for: a target, its old session, the giving away of a target."""
+"""What a client that has come in asks for: a target, its old session, the giving away of a target, a look on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from kdsrv.auth.users import User
 from kdsrv.connection_strings import parse_kd_string
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.server.attachment import Attachment
+from kdsrv.server.delivery import Delivery
+from kdsrv.server.spectators import Spectator
 from kdsrv.sessions.leaving import OnLeave
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.tenant import Applicant
 from kdsrv.wire.ledger import Ledger
-from kdsrv.wire.messages import Attach, Message, Notice, Release, Released, Resume
+from kdsrv.wire.messages import Attach, Message, Notice, Release, Released, Resume, Watch
 
 if TYPE_CHECKING:
     from kdsrv.server.factory import KdsrvServerFactory
@@ -51,6 +53,12 @@ class Errands:
         self._settle = settle
         self._refuse = refuse
         self._opening: Deferred[Session] | None = None
+        self._spectator: Spectator | None = None
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether the client looks on at a target."""
+        return self._spectator is not None
 
     @property
     def is_opening(self) -> bool:
@@ -62,6 +70,8 @@ class Errands:
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()
+        if self._spectator is not None:
+            self._spectator.stop()
 
     def attach(self, request: Attach, client: User, name: str, ledger: Ledger) -> None:
         """Give the client its target, now or when it is open. ``ledger`` is that of its connection."""
@@ -89,6 +99,15 @@ class Errands:
         """Give the client's target to who has asked for it."""
         spec = None if request.trans is None else parse_kd_string(request.trans)
         self._say(Released(*self._factory.directory.release(spec, client, self._host)))
+
+    def watch(self, request: Watch, client: User, delivery: Delivery) -> None:
+        """Let the client look on at a target, as long as it is there."""
+        spec = None if request.trans is None else parse_kd_string(request.trans)
+        self._spectator = self._factory.spectators.watch(spec, client, delivery)
+        who = request.client or "an unnamed client"
+        self._log.info("{peer} ({who}) looks on at {target}", peer=self._peer, who=who, target=self._spectator.target)
+        delivery.drained = self._spectator.drained
+        self._spectator.start()
 
     def _opened(self, session: Session, request: Attach, applicant: Applicant, ledger: Ledger) -> None:
         self._opening = None

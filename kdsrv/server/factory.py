@@ -17,6 +17,7 @@ from kdsrv.errors import SetupError
 from kdsrv.server.attachment import LINGER, Attachments
 from kdsrv.server.protocol import Dialled, KdsrvServerProtocol
 from kdsrv.server.questions import NoAnswers, Questions
+from kdsrv.server.spectators import Spectators
 from kdsrv.sessions.directory import Directory
 from kdsrv.tls.binding import channel_binding
 
@@ -56,6 +57,7 @@ class KdsrvServerFactory(Factory):
         self.linger = linger
         self.instance = random(8).hex()
         self.attachments = Attachments(clock, directory, random)
+        self.spectators = Spectators(clock, directory)
         self._connected: set[KdsrvServerProtocol] = set()
         self._waiting: set[KdsrvServerProtocol] = set()
         self._attached: set[KdsrvServerProtocol] = set()
@@ -75,7 +77,7 @@ class KdsrvServerFactory(Factory):
             random=self.random,
             linger=linger,
         )
-        beside.instance, beside.attachments = self.instance, self.attachments
+        beside.instance, beside.attachments, beside.spectators = self.instance, self.attachments, self.spectators
         return beside
 
     @override

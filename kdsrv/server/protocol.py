@@ -52,6 +52,7 @@ from kdsrv.wire.messages import (
     Resume,
     Role,
     ServerHello,
+    Watch,
 )
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class KdsrvServerProtocol(Protocol):
             self._reception.challenge(event)
         elif isinstance(event, Response):
             self._judge(event)
-        elif isinstance(event, Attach | ListEverything | EndServer | Release):
+        elif isinstance(event, Attach | ListEverything | EndServer | Release | Watch):
             self._serve(event)
         elif isinstance(event, Ping):
             self._say(Pong(event.id))
@@ -221,7 +222,7 @@ class KdsrvServerProtocol(Protocol):
 
     # Being served
 
-    def _serve(self, request: Attach | ListEverything | EndServer | Release) -> None:
+    def _serve(self, request: Attach | ListEverything | EndServer | Release | Watch) -> None:
         client = self._reception.client
         assert client is not None
         self._factory.door.crowd.leave(self)
@@ -233,6 +234,9 @@ class KdsrvServerProtocol(Protocol):
                 self._say(self._factory.questions.listing(client))
             elif isinstance(request, Release):
                 self._errands.release(request, client)
+            elif isinstance(request, Watch):
+                self._errands.watch(request, client, self.delivery)
+                self._stay()
             else:
                 self._end_server(client)
         except KdsrvError as error:
@@ -251,7 +255,6 @@ class KdsrvServerProtocol(Protocol):
         self._connection.ledger = ledger
         self._attachment, self._session = attachment, session
         self.delivery.outbox = attachment.outbox
-        self._factory.attached(self)
         self._say(
             Attached(
                 session.name,
@@ -266,6 +269,11 @@ class KdsrvServerProtocol(Protocol):
         attachment.arrive(self)
         self.delivery.write_again(again)
         self.delivery.go_on()
+        self._stay()
+
+    def _stay(self) -> None:
+        """The client has what it came for, and may take its time as long as it is there."""
+        self._factory.attached(self)
         self._heard_at = self._clock.seconds()
         self._alarm.set(self._heard_at + PING_INTERVAL)
         if self._dialled is not None:
@@ -306,7 +314,7 @@ class KdsrvServerProtocol(Protocol):
             self._alarm.set(now + PING_INTERVAL)
         elif self._reception.client is None:
             self._end(PeerError(why=f"it has not come in within {GREETING_LIMIT:.0f} s"))
-        elif self._session is None:
+        elif self._session is None and not self._errands.is_watching:
             self._end(PeerError(why=f"it did not ask for a target within {GREETING_LIMIT:.0f} s"))
         elif now - self._heard_at >= SILENCE_LIMIT:
             self._log.info("{peer} is silent: its connection is given up", peer=self._peer)

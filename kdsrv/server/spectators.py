@@ -48,7 +48,7 @@ class Spectator:
 
     def __init__(self, scene: Scene, target: str, audience: Audience, left: Callable[[Spectator], None]) -> None:
         self._scene = scene
-        self._target = target
+        self.target = target
         self._audience = audience
         self._left = left
         self._place, self._number = scene.place, scene.number
@@ -57,7 +57,7 @@ class Spectator:
     def start(self) -> None:
         """Say how things are, and from now on what happens."""
         scene = self._scene
-        self._audience.say(Watching(self._target, scene.description, self._status))
+        self._audience.say(Watching(self.target, scene.description, self._status))
         holder = scene.holder_line()
         if holder is not None:
             self._audience.say_seen(0, [holder])
@@ -88,7 +88,6 @@ class Spectators:
         self._directory = directory
         self._scenes: dict[str, Scene] = {}
         self._of: dict[str, list[Spectator]] = {}
-        directory.opened.append(self._opened)
 
     def __len__(self) -> int:
         return sum(map(len, self._of.values()))
@@ -107,6 +106,8 @@ class Spectators:
         return spectator
 
     def _scene(self, key: str) -> Scene:
+        if not self._scenes:
+            self._directory.opened.append(self._opened)
         scene = self._scenes[key] = Scene(self._clock, self._directory.wall_clock, lambda: self._tell(key))
         self._of[key] = []
         for session in self._directory:
@@ -130,3 +131,5 @@ class Spectators:
             if not spectators:
                 del self._of[key]
                 self._scenes.pop(key).close()
+                if not self._scenes:
+                    self._directory.opened.remove(self._opened)

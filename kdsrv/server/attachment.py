@@ -30,7 +30,7 @@ from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
 from kdsrv.sessions.tenant import Applicant, TargetTaken
 from kdsrv.wire.ledger import Ledger
-from kdsrv.wire.messages import Notice, StatusReport
+from kdsrv.wire.messages import StatusReport
 
 __all__ = ["LINGER", "Attachment", "Attachments", "Presence", "UnknownSession"]
 
@@ -164,7 +164,7 @@ class Attachment:
 
     def asked(self, text: str) -> None:
         if self._delivery is not None:
-            self._delivery.say(Notice(text))
+            self._delivery.notify(text)
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:
         unread = self.outbox.take_prints() if self._presence is None else ()

@@ -15,7 +15,7 @@ from kdsrv.kd.packets import Packet
 from kdsrv.sessions.outbox import DroppedPrints, LostRequests, Outbox
 from kdsrv.wire.connection import Connection, State
 from kdsrv.wire.frames import Resync
-from kdsrv.wire.messages import Dropped, Message
+from kdsrv.wire.messages import Dropped, Message, Notice
 
 __all__ = ["MAX_UNREAD", "MAX_UNREAD_PACKETS", "Delivery"]
 
@@ -52,6 +52,11 @@ class Delivery:
         """Say what a spectator has seen: lines that are JSON objects."""
         if self._connection.state is not State.CLOSED:
             self._write(self._connection.send_seen(missed, lines))
+
+    def notify(self, text: str) -> None:
+        """Say a line about other users, if this is a client that knows of such lines."""
+        if self._connection.takes_notices:
+            self.say(Notice(text))
 
     def give_up(self, error: KdsrvError) -> None:
         """Say why this connection ends, if that has not been said."""

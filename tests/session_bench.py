@@ -8,8 +8,9 @@ from kdsrv.errors import KdsrvError
 from kdsrv.kd.framing import HostFramer, HostPacket
 from kdsrv.kd.host_link import HostLink
 from kdsrv.kd.manipulate import Manipulate
-from kdsrv.kd.packets import INITIAL_ID, Packet, PacketType, encode_control, encode_data
+from kdsrv.kd.packets import INITIAL_ID, MAX_PAYLOAD, Packet, PacketType, encode_control, encode_data
 from kdsrv.kd.state_change import StateChange
+from kdsrv.kd.target_link import TargetLink
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
@@ -31,6 +32,13 @@ def pass_time(clock: Clock, seconds: float) -> None:
     while (calls := clock.getDelayedCalls()) and (due := min(call.getTime() for call in calls)) <= end:
         clock.advance(max(0.0, due - clock.seconds()) + 1e-9)
     clock.advance(max(0.0, end - clock.seconds()))
+
+
+def host_link(room: int, byte_time: float = 0.0, resets: int = 3) -> HostLink:
+    """A link on a medium that carries payloads of ``room`` bytes."""
+    link = HostLink(byte_time=byte_time, resets=resets)
+    link.max_request = link.max_reply = room
+    return link
 
 
 def stop_payload(address: int, code: int = 0x80000003) -> bytes:
@@ -134,12 +142,12 @@ class QuietLine:
 class LineBench:
     """A session whose target is played by the test, byte by byte."""
 
-    def __init__(self, *, max_resets: int = 3) -> None:
+    def __init__(self, *, max_resets: int = 3, room: int = MAX_PAYLOAD) -> None:
         self.clock = Clock()
         self.line = QuietLine()
         self.user = User()
         lease = Lease("line", "a test", "here", 0.0)
-        self.session = Session(self.clock, "line", self.line, HostLink(resets=max_resets), lease)
+        self.session = Session(self.clock, "line", self.line, host_link(room, resets=max_resets), lease)
         self.session.start(self.user)
 
     def hear(self, *frames: bytes) -> None:
@@ -175,11 +183,20 @@ class LineBench:
 
 
 class SimBench:
-    """A session on a simulated target."""
+    """A session on a simulated target. ``room`` is the largest payload, in bytes, that the medium carries."""
 
-    def __init__(self, options: SimOptions | None = None, rates: FaultRates | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        options: SimOptions | None = None,
+        rates: FaultRates | None = None,
+        seed: int = 0,
+        room: int = MAX_PAYLOAD,
+    ) -> None:
         self.clock = Clock()
-        self.target = SimulatedTarget(options, 0.0)
+        self.room = room
+        target_link = TargetLink()
+        target_link.max_reply = room
+        self.target = SimulatedTarget(options, 0.0, None if room == MAX_PAYLOAD else target_link)
         self.live = LiveTarget(self.clock, self.target, rates or FaultRates(), seed)
         self.wait(2.5)
         self.open()
@@ -188,7 +205,7 @@ class SimBench:
         """Another session, of another user, who finds the target as it is."""
         self.user = User()
         transport = SimulatedTransport(self.clock, self.live, "simulated", 0.0)
-        link = HostLink(byte_time=transport.byte_time)
+        link = host_link(self.room, byte_time=transport.byte_time)
         self.session = Session(self.clock, "sim", transport, link, Lease("sim", "a test", "here", 0.0))
         self.session.start(self.user)
 

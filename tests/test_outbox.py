@@ -116,3 +116,13 @@ def test_nothing_is_lost_but_the_oldest_prints(most: int, script: list[str]) -> 
     assert all(map(is_print, missing))
     assert len(missing) == dropped
     assert taken == [packet for packet in put if packet not in missing]
+
+
+def test_a_reader_that_is_behind_is_known_until_prints_are_dropped() -> None:
+    outbox = Outbox(max_prints=8)
+    filling = []
+    for number in range(9):
+        outbox.put(Packet(PacketType.STATE_CHANGE64, b"0"))
+        outbox.put(text(number))
+        filling.append(outbox.is_filling)
+    assert filling == [False] + [True] * 6 + [False] * 2

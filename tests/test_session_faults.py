@@ -12,13 +12,17 @@ from session_bench import SimBench
 
 from kdsrv.kd.api import Api
 from kdsrv.kd.manipulate import Manipulate
-from kdsrv.kd.packets import Packet, PacketType
+from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
 from kdsrv.sessions.status import RunState
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.kernel import KERNEL_BASE
 from kdsrv.sim.options import SimOptions
 
 CLEAN = FaultRates()
+_SIZE = 100
+"""Bytes that are read at a time."""
+_NARROW = 56 + 40
+"""On a medium with so many bytes in a packet, that takes three portions."""
 
 
 class Client:
@@ -40,7 +44,7 @@ class Client:
         assert self.asked, "a reply to nobody"
         address = self.asked.popleft()
         assert reply["address"] == address
-        assert reply.data == self.bench.target.machine.kernel.memory.read_virtual(address, 8)
+        assert reply.data == self.bench.target.machine.kernel.memory.read_virtual(address, _SIZE)
         self.answered += 1
 
     def resynced(self) -> None:
@@ -60,8 +64,8 @@ class Client:
 
     def read(self) -> None:
         self.asked.append(self.next_address)
-        self.bench.ask(Manipulate.read_virtual(self.next_address, 8))
-        self.next_address += 8
+        self.bench.ask(Manipulate.read_virtual(self.next_address, _SIZE))
+        self.next_address += _SIZE
 
     def read_many(self) -> None:
         for _ in range(5):
@@ -79,6 +83,11 @@ class Client:
 
     def resync(self) -> None:
         self.bench.session.resync()
+
+    def it_is_handed_over(self) -> None:
+        """Another client takes the session as it is."""
+        self.asked.clear()
+        self.bench.session.hand_over(self, self.bench.session.lease)
 
     def another_comes(self) -> None:
         """This client leaves and another one takes the target over."""
@@ -115,6 +124,7 @@ ACTIONS = [
     Client.break_in,
     Client.resync,
     Client.another_comes,
+    Client.it_is_handed_over,
     Client.stops,
     Client.prints,
     Client.reboots,
@@ -129,6 +139,7 @@ ACTIONS = [
     bad=st.sampled_from([0.0, 0.1, 0.3]),
     kinds=st.tuples(st.booleans(), st.booleans()),
     seed=st.integers(0, 1000),
+    room=st.sampled_from([MAX_PAYLOAD, _NARROW]),
 )
 def test_each_reply_is_to_its_request_and_a_good_line_ends_all_trouble(
     state: str,
@@ -136,8 +147,9 @@ def test_each_reply_is_to_its_request_and_a_good_line_ends_all_trouble(
     bad: float,
     kinds: tuple[bool, bool],
     seed: int,
+    room: int,
 ) -> None:
-    bench = SimBench(SimOptions(state=state))
+    bench = SimBench(SimOptions(state=state), room=room)
     client = Client(bench)
     rates = FaultRates(loss=bad * kinds[0], duplicate=bad * kinds[1])
     bench.live.set_faults(rates, seed)

@@ -10,7 +10,7 @@ from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import INITIAL_ID, Packet, PacketType, encode_control, encode_data
 from kdsrv.sessions.lease import Lease
-from kdsrv.sessions.status import Halted, Quiet, Running, RunState
+from kdsrv.sessions.status import Halted, Quiet, Running
 
 A, B = INITIAL_ID, INITIAL_ID | 1
 LEASE = Lease("line", "another", "there", 1.0)
@@ -196,20 +196,3 @@ def test_who_does_not_look_on_any_more_hears_nothing(halted: LineBench) -> None:
     halted.hear(stop(B, 0x2000))
     assert observers[0].events == []
     assert len(observers[1].events) == 2
-
-
-# Breakpoints with a continue status
-
-
-def test_a_target_runs_after_breakpoints_that_say_so(halted: LineBench) -> None:
-    request = Manipulate.write_breakpoints([0x1000])
-    halted.ask(request)
-    halted.session.break_in()
-    halted.hear(ack(A))
-    assert halted.session.run_state is RunState.HALTED
-    halted.line.take()
-    halted.hear(encode_data(PacketType.STATE_MANIPULATE, B, request.reply().encode()))
-    assert halted.session.run_state is RunState.RUNNING
-    assert halted.session.stop is None
-    assert halted.line.take().endswith(b"b")
-    assert len(halted.user.replies) == 1

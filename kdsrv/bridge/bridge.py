@@ -81,6 +81,11 @@ class Bridge:
         """The line that a debugger is on, if one is."""
         return None if self._line is None else self._line.description
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a debugger is there and does not keep up."""
+        return self._line is not None and self._outbox.is_filling
+
     def attach(self, line: Transport) -> bool:
         """A debugger has come on ``line``. False, and nothing happens, if another one is here."""
         if self._line is not None:

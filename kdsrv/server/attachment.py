@@ -173,6 +173,11 @@ class Attachment:
 
     # As the session's user
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client is there and does not keep up."""
+        return self._presence is not None and self.outbox.is_filling
+
     def packet_received(self, packet: Packet) -> None:
         delivery = self._delivery
         if delivery is not None:

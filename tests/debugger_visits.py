@@ -1,4 +1,4 @@
-"""What a real debugger does with the simulated target in one visit, over whatever link its unix socket leads to.
+"""What a real debugger does with the simulated target in one visit, over whatever link leads to it.
 
 Each visit attaches, reads memory and registers, runs to a breakpoint, steps, changes something, breaks in and leaves.
 What it sees is compared with a machine of the same make that nobody has touched.
@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from real_debuggers import (
+    RADARE2_NET_READ_LIMIT,
     RADARE2_READ_LIMIT,
+    NetPlace,
     Transcript,
     ntoseye_bytes,
     ntoseye_registers,
@@ -47,7 +49,7 @@ class _Script:
         return transcript.answers[self._places[name]]
 
 
-def visit_with_ntoseye(socket_path: Path, kernel: Kernel) -> None:
+def visit_with_ntoseye(place: Path | NetPlace, kernel: Kernel) -> None:
     """Visit with ntoseye, which lets the target run when it leaves."""
     step, note = kernel.worker_routines["WorkerStep"], kernel.worker_routines["WorkerCounter"] + 8
     script = _Script()
@@ -68,7 +70,7 @@ def visit_with_ntoseye(socket_path: Path, kernel: Kernel) -> None:
     script.say(f"db {note:x} L{len(_NOTE) // 2:x}", "memory written")
     script.say("g", "broken in", break_in=True)
     script.say("r rip", "after the break-in")
-    told = run_ntoseye(socket_path, script.commands, break_in_at=script.break_ins)
+    told = run_ntoseye(place, script.commands, break_in_at=script.break_ins)
     assert "error" not in told.complaints, str(told)
     assert told.status == 0, str(told)
 
@@ -88,14 +90,15 @@ def visit_with_ntoseye(socket_path: Path, kernel: Kernel) -> None:
     assert registers("after the break-in") == {"rip": kernel.routines["DbgBreakPointWithStatus"]}
 
 
-def visit_with_radare2(socket_path: Path, kernel: Kernel) -> None:
+def visit_with_radare2(place: Path | NetPlace, kernel: Kernel) -> None:
     """Visit with radare2, which leaves the target stopped. It cannot write memory, and steps by a breakpoint."""
     step, stop = kernel.worker_routines["WorkerStep"], kernel.routines["DbgBreakPointWithStatus"]
     script = _Script()
     script.say("dr", "registers on attaching")
-    pieces = range(0, _HEADERS, RADARE2_READ_LIMIT)
+    most = RADARE2_READ_LIMIT if isinstance(place, Path) else RADARE2_NET_READ_LIMIT
+    pieces = range(0, _HEADERS, most)
     for at in pieces:
-        script.say(f"p8 {min(RADARE2_READ_LIMIT, _HEADERS - at)} @ {KERNEL_BASE + at:#x}", f"headers at {at}")
+        script.say(f"p8 {min(most, _HEADERS - at)} @ {KERNEL_BASE + at:#x}", f"headers at {at}")
     script.say(f"p8 {_CODE} @ {step:#x}", "code")
     script.say(f"db {step:#x}")
     # Twice, since a target that stood still has noted the break-in that radare2 begins with, and stops for it once
@@ -112,7 +115,7 @@ def visit_with_radare2(socket_path: Path, kernel: Kernel) -> None:
     script.say("dc", break_in=True)
     script.say("dr", "after the break-in")
     script.say("dp", "processes")
-    told = run_radare2(socket_path, script.commands, break_in_at=script.break_ins)
+    told = run_radare2(place, script.commands, break_in_at=script.break_ins)
 
     def registers(name: str) -> dict[str, int]:
         return radare2_registers(script.answer(told, name))

@@ -1,4 +1,6 @@
-"""Runs debuggers that nobody in this project wrote, ntoseye and radare2, on a unix socket, and reads what they print.
+"""Runs debuggers that nobody in this project wrote, ntoseye and radare2, and reads what they print.
+
+They attach to a unix socket, as virtual machines offer their serial port, or to a target on KDNET.
 
 They live in an environment of their own, named by ``KDSRV_PEERS`` and filled from ``peers.txt``. A test that wants one
 which is not there is skipped with the reason; where ``CI=true`` it fails. Each run is a process of its own under a
@@ -11,8 +13,9 @@ ntoseye
     speaks serial only over a unix socket; lists no modules without symbols.
 radare2
     leaves without letting the target run; sends SetContext for the first 444 bytes only; refuses to write memory; loses
-    its way in a reply over 2048 bytes, so one command must not read more than 1992; stops again on the ``int3`` of a
-    break-in unless ``rip`` is moved past it; sees only the kernel versions of its own table.
+    its way in a reply over 2048 bytes, so one command must not read more than 1992; does not ask on for what a short
+    reply leaves out, so on KDNET it must not read more than 1096; stops again on the ``int3`` of a break-in unless
+    ``rip`` is moved past it; sees only the kernel versions of its own table.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ import pytest
 
 __all__ = [
     "RADARE2_READ_LIMIT",
+    "NetPlace",
     "Transcript",
     "ntoseye_bytes",
     "ntoseye_registers",
@@ -44,6 +48,7 @@ __all__ = [
 ]
 
 RADARE2_READ_LIMIT = 1992
+RADARE2_NET_READ_LIMIT = 1096
 
 # A debugger says that it goes before it waits, so the break-in is given a little later.
 _SETTLE = 0.5
@@ -54,6 +59,20 @@ words = [word.encode() for word in sys.argv[2:]]
 main = ctypes.CDLL(sys.argv[1]).r_main_radare2
 sys.exit(main(len(words), (ctypes.c_char_p * (len(words) + 1))(*words, None)))
 """
+
+
+@dataclass(frozen=True)
+class NetPlace:
+    """A target on KDNET.
+
+    ``address`` is the debugger's own for ntoseye, the target's for radare2, which takes any of its own. ``within`` are
+    the words that run a program in another network than ours.
+    """
+
+    address: str
+    port: int
+    key: str
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +90,7 @@ class Transcript:
 
 
 def run_radare2(
-    socket_path: Path, commands: Sequence[str], *, break_in_at: Collection[int] = (), limit: float = 60
+    place: Path | NetPlace, commands: Sequence[str], *, break_in_at: Collection[int] = (), limit: float = 60
 ) -> Transcript:
     """Attach radare2, run the commands, leave the target as it is; break in during those numbered (from 0)."""
     library = _only(_peers().glob("lib/python3*/site-packages/libr/libr/libr_main.so"), "radare2 (r2libr)")
@@ -79,7 +98,11 @@ def run_radare2(
     options = ["-N", "-e", "scr.color=0", "-a", "x86", "-b", "64", "-D", "winkd", "-q", "-c", "e dbg.bpinmaps=false"]
     for number, command in enumerate(commands):
         options += ["-c", f"?e answer-{number}:", "-c", command]
-    words = [str(python), "-c", _CALL_RADARE2, str(library), "radare2", *options, f"winkd://{socket_path}"]
+    words = [str(python), "-c", _CALL_RADARE2, str(library), "radare2", *options]
+    if isinstance(place, Path):
+        words += [f"winkd://{place}"]
+    else:
+        words = [*place.within, *words, f"winkd://{place.address}:{place.port}:{place.key}"]
     prompt = re.compile(r"answer-\d+:$")
     dialect = _Dialect(prompt=prompt, waiting=prompt)
     transcript = _run(words, len(commands), dialect, break_in_at, limit)
@@ -89,15 +112,19 @@ def run_radare2(
 
 
 def run_ntoseye(
-    socket_path: Path, commands: Sequence[str], *, break_in_at: Collection[int] = (), limit: float = 60
+    place: Path | NetPlace, commands: Sequence[str], *, break_in_at: Collection[int] = (), limit: float = 60
 ) -> Transcript:
     """Attach ntoseye, run the commands, let the target run again; break in during those numbered (from 0)."""
     program = _only(_peers().glob("bin/ntoseye"), "ntoseye")
-    options = ["--backend", "kd", "--memory-source", "kd", "--kd-handshake-timeout", "20", "--plain-repl", "--batch"]
+    options = ["--memory-source", "kd", "--kd-handshake-timeout", "20", "--plain-repl", "--batch"]
     for command in commands:
         options += ["-c", command]
-    words = [*_without_network(), str(program), *options, "--connect", str(socket_path)]
-    dialect = _Dialect(prompt=re.compile(r"\d+: kd> "), waiting=re.compile("VM running"))
+    if isinstance(place, Path):
+        words = [*_without_network(), str(program), *options, "--backend", "kd", "--connect", str(place)]
+    else:
+        words = [*place.within, str(program), *options, "--backend", "kdnet", "--kdnet-key", place.key]
+        words += ["--connect", f"{place.address}:{place.port}"]
+    dialect = _Dialect(prompt=re.compile(r"\d+: kd(net)?> "), waiting=re.compile("VM running"))
     return _run(words, len(commands), dialect, break_in_at, limit)
 
 
@@ -109,9 +136,7 @@ class _Dialect:
     waiting: re.Pattern[str]
 
 
-def _run(
-    words: list[str], commands: int, dialect: _Dialect, break_in_at: Collection[int], limit: float
-) -> Transcript:
+def _run(words: list[str], commands: int, dialect: _Dialect, break_in_at: Collection[int], limit: float) -> Transcript:
     with tempfile.TemporaryDirectory() as home, open(f"{home}/complaints", "w+", encoding="utf-8") as complaints:
         running = subprocess.Popen(
             ["timeout", "--foreground", "-s", "KILL", str(limit), *words],

@@ -154,6 +154,17 @@ def test_after_a_reset_any_id_is_new(stopped: Rig) -> None:
     assert said == [ack(FIRST)]
 
 
+def test_on_a_new_data_channel_any_id_is_new(stopped: Rig) -> None:
+    """For the debugger may be another."""
+    stopped.hear(request(FIRST, GET_VERSION))
+    stopped.link.connected(stopped.now)
+    assert stopped.said() == []
+    assert len(stopped.hear(request(FIRST, GET_VERSION))[0]) == 1
+    stopped.send(PacketType.STATE_MANIPULATE, REPLY)
+    stopped.link.connected(stopped.now)
+    assert stopped.said() == [reply(2)]
+
+
 def test_a_repeated_request_is_acknowledged_and_dropped(stopped: Rig) -> None:
     data = request(FIRST, GET_VERSION)
     assert stopped.hear(data) == ([Packet(PacketType.STATE_MANIPULATE, GET_VERSION)], [ack(FIRST)])
@@ -218,14 +229,20 @@ def test_a_running_target_hears_a_break_in_alone(stopped: Rig) -> None:
     assert not stopped.link.break_pending
 
 
-def test_a_break_in_at_any_other_time_is_noted(stopped: Rig) -> None:
-    assert stopped.hear(BREAK_IN) == ([], [])
-    assert stopped.link.break_pending
-    stopped.link.break_pending = False
-    stopped.link.running = True
-    stopped.send(PacketType.DEBUG_IO, PRINT)
-    assert stopped.hear(BREAK_IN) == ([], [])
-    assert stopped.link.break_pending
+def test_a_break_in_to_a_stopped_target_is_noted_and_answered_like_resend(rig: Rig) -> None:
+    rig.stop()
+    assert rig.hear(BREAK_IN) == ([], [stop(0)])
+    rig.hear(ack(0))
+    assert rig.link.break_pending
+    assert rig.hear(BREAK_IN) == ([ResendAsked()], [])
+    assert rig.link.break_pending
+
+
+def test_a_break_in_while_a_print_is_not_acknowledged_is_noted(rig: Rig) -> None:
+    rig.link.running = True
+    rig.send(PacketType.DEBUG_IO, PRINT)
+    rig.hear(BREAK_IN)
+    assert rig.link.break_pending
 
 
 def test_a_boot_starts_the_ids_again(stopped: Rig) -> None:

@@ -169,14 +169,14 @@ class NetTarget:
             self._bind(datagram.payload, sender, now)
 
     def _bind(self, response: bytes, sender: Address, now: float) -> None:
-        """Start a data channel; packet ids go on."""
+        """Start a data channel; our packet ids go on."""
         self._collect()
         self.counters.responses += 1
         self.bound = sender
         self._data = Seal(self._key.data_key(response), self._key.mac)
         self._sent = self._heard = 0
         self._send_data(_connect_check(sender))
-        self.link.repeat(now)
+        self.link.connected(now)
 
     def _on_data(self, datagram: Datagram | None, now: float) -> None:
         if datagram is None or not datagram.from_host:

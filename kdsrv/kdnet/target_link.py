@@ -11,7 +11,8 @@ of three ways, as on a serial line (see kdsrv/kd/target_link.py):
 Ids are plain counters: ours are 0, 2, 4 ... while the machine runs, and an ACK names the whole id. The debugger's are
 told apart only from the one before, since a debugger may skip ids: it gives a request up and asks anew under the next.
 The datagrams below come in order or not at all, so that suffices. A RESET changes no id of ours: it is answered with
-the id of the packet that waits for its ACK, which follows again, or else of the next one.
+the id of the packet that waits for its ACK, which follows again, or else of the next one. A break-in to a machine that
+stands still is noted for when it runs, and answered like RESEND, as it is on a serial line and on 1394.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ class NetTargetLink(TargetRole):
         self.break_pending = self.running = False
         self.boots += 1
 
-    def repeat(self, now: float) -> None:
-        """Send what is not acknowledged again at once, as after a break in the connection."""
+    def connected(self, now: float) -> None:
+        """There is a new data channel: its debugger may begin with any id, and hears what is not acknowledged."""
+        self._taken = None
         if self._unacknowledged is not None:
             self._transmit(now)
 
@@ -90,6 +92,7 @@ class NetTargetLink(TargetRole):
                 yield BreakIn()
             else:
                 self.break_pending = True
+                yield from self._say_again(now)
         elif not polls:
             yield from self._on_packet(data, now)
 
@@ -131,9 +134,7 @@ class NetTargetLink(TargetRole):
             if ours is not None and packet_id == self._next_id:
                 return (self._acknowledged(ours, now),)
         elif packet_type == PacketType.RESEND:
-            if ours is None:
-                return (ResendAsked(),)
-            self._transmit(now)
+            return self._say_again(now)
         elif packet_type == PacketType.RESET:
             self.counters.resets += 1
             self._taken = None
@@ -141,6 +142,13 @@ class NetTargetLink(TargetRole):
             if ours is None:
                 return (ResetSeen(),)
             self._transmit(now)
+        return ()
+
+    def _say_again(self, now: float) -> Iterable[Event]:
+        """What is not acknowledged, or else what the machine has announced."""
+        if self._unacknowledged is None:
+            return (ResendAsked(),)
+        self._transmit(now)
         return ()
 
     def _on_data(

@@ -511,11 +511,19 @@ class SlowClientTests(ServerCase):
         caller.hear()
         return caller
 
-    def flood(self, prints: int, first: int = 0) -> None:
+    def flood(self, caller: Caller, prints: int, first: int = 0) -> float:
+        """The target prints as fast as it is let; the longest time that it was made to wait."""
+        clock, link, longest = self.server.clock, self.server.live().target.link, 0.0
         for number in range(first, first + prints):
             self.server.print(f"line {number:06d} ".ljust(200, "."))
-            self.server.clock.advance(0)
-            self.server.clock.advance(0.003)
+            clock.advance(0)
+            began = clock.seconds()
+            while link.backlog:
+                clock.advance(0.003)
+            longest = max(longest, clock.seconds() - began)
+            if not number % 20:
+                caller.say(Ping(number))
+        return longest
 
     def texts(self, events: list[Any]) -> list[int | Dropped]:
         """The numbers of the prints that came, and what is said of those that did not."""
@@ -530,9 +538,11 @@ class SlowClientTests(ServerCase):
     def test_prints_are_dropped_and_counted_in_their_place(self) -> None:
         caller = self.attach_running()
         tracemalloc.start()
-        self.flood(2000)
+        waited = self.flood(caller, 2000)
+        assert 0.25 <= waited < 0.3, "first it is slowed down, well below the second after which it repeats a print"
         before = tracemalloc.get_traced_memory()[0]
-        self.flood(1500, first=2000)
+        waited = self.flood(caller, 1500, first=2000)
+        assert waited < 0.01, "and when that is of no use, it is not held up"
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
         assert grown < 50_000, "what it does not read takes no more room"
@@ -549,7 +559,7 @@ class SlowClientTests(ServerCase):
 
     def test_a_stop_is_never_lost(self) -> None:
         caller = self.attach_running()
-        self.flood(1500)
+        self.flood(caller, 1500)
         caller.say(BreakIn())
         self.server.wait(1)
         said = caller.hear()

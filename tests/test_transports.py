@@ -21,6 +21,7 @@ from transport_rigs import (
     PtyRig,
     Recorder,
     Rig,
+    StillReactor,
     TcpRig,
     UnixRig,
     closed_on_exec,
@@ -30,7 +31,6 @@ from transport_rigs import (
 )
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -423,27 +423,6 @@ class UnixRigContext:
 
     def __exit__(self, *_: object) -> None:
         self.rig.clean()
-
-
-class StillReactor(Clock):
-    """A clock that also keeps who wants to read and write; nothing happens by itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.readers: set[object] = set()
-        self.writers: set[object] = set()
-
-    def addReader(self, reader: object) -> None:
-        self.readers.add(reader)
-
-    def removeReader(self, reader: object) -> None:
-        self.readers.discard(reader)
-
-    def addWriter(self, writer: object) -> None:
-        self.writers.add(writer)
-
-    def removeWriter(self, writer: object) -> None:
-        self.writers.discard(writer)
 
 
 class PaceTests(SynchronousTestCase):

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 
 from kdsrv.connection_strings.kd import KdSpec, NetSpec, PipeSpec, SerialSpec, TcpSerialSpec
 from kdsrv.errors import TargetError
@@ -43,6 +43,27 @@ async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
     while not condition():
         assert reactor.seconds() < give_up_at, "it did not happen"
         await pause()
+
+
+class StillReactor(Clock):
+    """A clock that also keeps who wants to read and write; nothing happens by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[object] = set()
+        self.writers: set[object] = set()
+
+    def addReader(self, reader: object) -> None:
+        self.readers.add(reader)
+
+    def removeReader(self, reader: object) -> None:
+        self.readers.discard(reader)
+
+    def addWriter(self, writer: object) -> None:
+        self.writers.add(writer)
+
+    def removeWriter(self, writer: object) -> None:
+        self.writers.discard(writer)
 
 
 class Recorder:

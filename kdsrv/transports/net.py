@@ -73,7 +73,7 @@ async def _address_of(reactor: Any, host: str) -> str:
 
 
 def net_target_key(spec: NetSpec) -> str:
-    """The same for the same port and key. Tells nothing of the key: without a secret, weak ones could be tried on it."""
+    """The same for the same port and key. It tells nothing of the key: the secret keeps weak ones from being tried."""
     tag = hashlib.blake2b(NetKey.parse(spec.key).control, key=_TAG_SECRET, digest_size=_TAG_SIZE).hexdigest()
     return f"net:{spec.port}:{tag}"
 
@@ -156,7 +156,9 @@ class NetTransport:
         refused, answers = counters.refused_control, counters.responses
         events = self._host.receive(data, source, now)
         if counters.responses != answers:
-            self._answered, self._answered_at = source, now
+            self._answered = source
+            if answers == self._answers_before:
+                self._answered_at = now
         if events:
             self._handle(events)
         self._flush()

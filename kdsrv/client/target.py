@@ -20,6 +20,7 @@ from kdsrv.kd.machine import Machine
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.statuses import Status as NtStatus
 from kdsrv.kd.version import Version
+from kdsrv.sessions.net_status import NetRebooted
 from kdsrv.sessions.status import Interrupted, Lost, Rebooting, RunState, Status
 
 __all__ = ["Target"]
@@ -333,7 +334,7 @@ class Target:
         return True
 
     def _see_status(self, status: Status) -> None:
-        if isinstance(status, Rebooting | Interrupted | Lost):
+        if isinstance(status, Rebooting | Interrupted | Lost | NetRebooted):
             self._forget_boot()
 
     def _forget_boot(self) -> None:

@@ -11,9 +11,8 @@ _JITTER: Final = 0.25
 
 
 class Backoff:
-    """How long to wait after each failure: ``first`` seconds, then twice as long each time up to ``longest``, less up to
-    a quarter at random, so that several who wait for one do not try in step. ``random`` gives a float from 0 to below
-    1."""
+    """How long to wait after each failure: ``first`` seconds, then twice as long each time up to ``longest``, less up
+    to a quarter at random, so that several do not try in step. ``random`` gives a float from 0 to below 1."""
 
     def __init__(self, random: Callable[[], float], first: float = 1.0, longest: float = 30.0) -> None:
         self._random = random

@@ -207,7 +207,7 @@ def waiting_work(lab: MemoryLab, target: Target) -> list[Deferred[Any]]:
 
 def test_everything_ends_when_the_connection_is_cut() -> None:
     lab = MemoryLab(latency=0.1)
-    target = halted(lab)
+    target = halted(lab, resume=False)
     events, stream = gather(target), target.events()
     work = waiting_work(lab, target)
     lab.advance(0.05)

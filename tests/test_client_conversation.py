@@ -238,12 +238,23 @@ def test_the_same_stop_twice_is_told_once() -> None:
 
 
 def test_a_late_copy_of_a_stop_is_not_the_next_one() -> None:
+    """A break-in has crossed the stop on the way, and makes the session say it again."""
     uplink = halted()
+    uplink.conversation.break_in()
     uplink.target.send(Manipulate.continue_())
     waiting = start(uplink.target.wait_for_stop())
     uplink.stop(PC)
     assert not waiting.called
     uplink.conversation.status_changed(Running())
+    uplink.stop(PC)
+    assert result_of(waiting) is uplink.target.stop
+
+
+def test_without_a_break_in_an_equal_stop_is_the_next_one() -> None:
+    """That the target ran in between was said while the connection was broken, and is not said again."""
+    uplink = halted()
+    uplink.target.send(Manipulate.continue_())
+    waiting = start(uplink.target.wait_for_stop())
     uplink.stop(PC)
     assert result_of(waiting) is uplink.target.stop
 

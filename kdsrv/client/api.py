@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random as chance
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any
@@ -10,13 +11,16 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from kdsrv.auth.passwords import Credentials
-from kdsrv.client.connecting import connect, connect_by_endpoint, own_name
+from kdsrv.client.connecting import Route, own_name, route_of_spec
 from kdsrv.client.conversation import Conversation
-from kdsrv.client.protocol import ClientProtocol
+from kdsrv.client.lasting import Endurance, LastingSession
 from kdsrv.client.target import Target
+from kdsrv.client.terms import Terms
 from kdsrv.connection_strings import KdSpec, KdsrvSpec, parse_kd_string, parse_kdsrv_string
 from kdsrv.sessions.directory import Directory
-from kdsrv.wire.messages import Attached
+from kdsrv.sessions.leaving import OnLeave
+from kdsrv.sessions.status import Quiet
+from kdsrv.sessions.tenant import Take
 
 __all__ = ["Opening", "open_session", "open_session_in_process", "open_session_over"]
 
@@ -50,6 +54,9 @@ def open_session(
     client: str | None = None,
     user: str = "",
     password: str | None = None,
+    resume: bool = True,
+    take: Take | str | None = None,
+    on_leave: OnLeave | str | None = None,
     continue_modules: bool = False,
     continue_reboots: bool = False,
 ) -> Opening:
@@ -57,15 +64,20 @@ def open_session(
     ``kdsrv:server=@{tcp:server=lab,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}``.
 
     ``client`` says who we are, for whoever else wants the target; by default ``user@host``. ``user`` and ``password``
-    are for the login, if the string holds no password. For the two options see ``Target``. Fails with
-    ConnectionStringError, ServerUnreachable, ServerRefused (by ``code``: login, held, setup, target ...), LoginNeeded,
-    LoginNotOffered, ServerUnproven, ServerGone or PeerError.
-    """
+    are for the login, if the string holds no password. With ``resume`` the session outlives a connection that breaks,
+    for as long as the server waits. ``take`` says what to do if somebody else has the target: ``"ask"`` them for it, or
+    take it by ``"force"``. ``on_leave`` says what becomes of the target in the end: it is to ``"stay"`` as it is, or to
+    ``"continue"`` without its breakpoints. For the last two see ``Target``.
 
-    async def opener() -> Target:
+    Fails with ConnectionStringError, ServerUnreachable, ServerRefused (by ``code``: login, held, setup, target ...),
+    LoginNeeded, LoginNotOffered, ServerUnproven, ServerGone or PeerError.
+    """
+    terms = _terms(take, on_leave)
+
+    def opener() -> Coroutine[Any, Any, Target]:
         spec = parse_kdsrv_string(string) if isinstance(string, str) else string
-        protocol, attached = await connect(reactor, spec, client, user=user, password=password)
-        return _remote_target(reactor, protocol, attached, continue_modules, continue_reboots)
+        route = route_of_spec(reactor, spec, client, user=user, password=password)
+        return _open(LastingSession(route, terms, _endurance(resume)), reactor, continue_modules, continue_reboots)
 
     return Opening(opener)
 
@@ -78,17 +90,23 @@ def open_session_over(
     client: str | None = None,
     user: str = "",
     password: str | None = None,
+    resume: bool = True,
+    take: Take | str | None = None,
+    on_leave: OnLeave | str | None = None,
     continue_modules: bool = False,
     continue_reboots: bool = False,
+    random: Callable[[], float] = chance.random,
 ) -> Opening:
     """The same with any Twisted client endpoint that leads to a server. ``trans`` is a kd-string, None for the target
-    that the server has as its default."""
+    that the server has as its default. ``random``, from 0 to below 1, is for the times of trying again."""
+    terms = _terms(take, on_leave)
 
-    async def opener() -> Target:
+    def opener() -> Coroutine[Any, Any, Target]:
         text = trans.to_string() if isinstance(trans, KdSpec) else trans
         credentials = None if password is None else Credentials(password, user)
-        protocol, attached = await connect_by_endpoint(reactor, endpoint, "the endpoint", text, client, credentials)
-        return _remote_target(reactor, protocol, attached, continue_modules, continue_reboots)
+        route = Route(reactor, endpoint, "the endpoint", text, client, credentials)
+        session = LastingSession(route, terms, _endurance(resume), random=random)
+        return _open(session, reactor, continue_modules, continue_reboots)
 
     return Opening(opener)
 
@@ -99,6 +117,8 @@ def open_session_in_process(
     trans: str | KdSpec | None = None,
     *,
     client: str | None = None,
+    take: Take | str | None = None,
+    on_leave: OnLeave | str | None = None,
     continue_modules: bool = False,
     continue_reboots: bool = False,
 ) -> Opening:
@@ -107,9 +127,12 @@ def open_session_in_process(
     Fails with ConnectionStringError, TargetHeld or another TargetError, or SetupError.
     """
 
+    terms = _terms(take, on_leave)
+
     async def opener() -> Target:
         spec = parse_kd_string(trans) if isinstance(trans, str) else trans
-        session = await directory.open(spec, client or own_name(), "this process", user=None)
+        session = await directory.open(spec, client or own_name(), "this process", user=None, take=terms.take)
+        session.on_leave = terms.on_leave or OnLeave.STAY
         conversation = Conversation(reactor, session, session.status)
 
         def leave() -> Deferred[None]:
@@ -131,23 +154,26 @@ def open_session_in_process(
     return Opening(opener)
 
 
-def _remote_target(
-    reactor: Any, protocol: ClientProtocol, attached: Attached, continue_modules: bool, continue_reboots: bool
-) -> Target:
-    conversation = Conversation(reactor, protocol, attached.status)
-    protocol.prints_dropped = conversation.prints_dropped
+def _terms(take: Take | str | None, on_leave: OnLeave | str | None) -> Terms:
+    """ValueError for a word that there is not."""
+    return Terms(take=None if take is None else Take(take), on_leave=None if on_leave is None else OnLeave(on_leave))
 
-    def leave() -> Deferred[None]:
-        protocol.leave()
-        return protocol.disconnected
 
-    target = Target(
+def _endurance(resume: bool) -> Endurance:
+    return Endurance.BREAKS if resume else Endurance.NOTHING
+
+
+async def _open(session: LastingSession, reactor: Any, continue_modules: bool, continue_reboots: bool) -> Target:
+    conversation = Conversation(reactor, session, Quiet(0.0))
+    session.user = conversation
+    session.prints_dropped = conversation.prints_dropped
+    attached = await session.open()
+    conversation.status = attached.status
+    return Target(
         conversation,
         attached.target,
         attached.description,
-        leave,
+        session.leave,
         continue_modules=continue_modules,
         continue_reboots=continue_reboots,
     )
-    protocol.user = conversation
-    return target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -23,8 +23,10 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from typing_extensions import override
 
 from kdsrv.auth.passwords import Credentials
-from kdsrv.client.listening import AwaitedServer, Notice
+from kdsrv.client.backlog import Backlog
+from kdsrv.client.listening import AwaitedServer, Notice, Said
 from kdsrv.client.protocol import ClientProtocol
+from kdsrv.client.terms import CALM, PLAIN, Rhythm, Terms, Thread
 from kdsrv.com_channel.endpoints import ComClientEndpoint
 from kdsrv.com_channel.ports import Cables
 from kdsrv.connection_strings import KdsrvSpec, SslClientSpec, TcpClientSpec
@@ -37,6 +39,7 @@ from kdsrv.tls.settings import ClientCertificates
 from kdsrv.wire.messages import Attached
 
 __all__ = [
+    "Route",
     "ServerUnreachable",
     "connect",
     "connect_by_endpoint",
@@ -44,6 +47,7 @@ __all__ = [
     "endpoint_of_client_spec",
     "own_name",
     "reach",
+    "route_of_spec",
 ]
 
 P = TypeVar("P", bound=ClientProtocol)
@@ -66,6 +70,106 @@ def own_name() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
+class Route:
+    """The way to a target: to a server, through its door, to what is asked for there. It can be gone again and again.
+
+    ``endpoint`` leads to the server, which people call ``address``. ``trans`` is the kd-string of the target, None for
+    the server's default; ``client`` says who we are; ``tell`` is called with what happens on the way. ``instance`` is
+    that of the server that was met last.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: IStreamClientEndpoint,
+        address: str,
+        trans: str | None,
+        client: str | None = None,
+        credentials: Credentials | None = None,
+        tell: Callable[[Notice], None] | None = None,
+    ) -> None:
+        self.clock = reactor
+        self.instance = ""
+        self._endpoint = endpoint
+        self._address = address
+        self._trans = trans
+        self._client = client or own_name()
+        self._credentials = credentials
+        self._tell = tell
+
+    def attach(
+        self,
+        terms: Terms = PLAIN,
+        *,
+        thread: Thread | None = None,
+        backlog: Backlog | None = None,
+        rhythm: Rhythm = CALM,
+    ) -> Deferred[tuple[ClientProtocol, Attached]]:
+        """A session on the target, or with ``thread`` the one that this is of; the protocol's ``user`` must be set when
+        this fires. See ``ClientProtocol`` for what it is given.
+
+        Fails with a KdsrvError whose text is a sentence: ServerUnreachable, ServerRefused (login, held, no such device,
+        ...), ServerGone, CertificateRefused, LoginNeeded, LoginNotOffered, ServerUnproven, PeerError.
+        """
+
+        def make() -> ClientProtocol:
+            return ClientProtocol(
+                self.clock,
+                self._trans,
+                self._client,
+                self._credentials,
+                terms=terms,
+                thread=thread,
+                backlog=backlog,
+                rhythm=rhythm,
+                noticed=self._noticed,
+            )
+
+        endpoint = self._endpoint
+        if isinstance(endpoint, AwaitedServer):
+            return Deferred.fromCoroutine(endpoint.first_of(lambda: self._attach(make)))
+        return Deferred.fromCoroutine(self._attach(make))
+
+    async def _attach(self, make: Callable[[], ClientProtocol]) -> tuple[ClientProtocol, Attached]:
+        protocol = await reach(self._endpoint, self._address, make)
+        try:
+            attached = await protocol.attached
+        except BaseException:
+            protocol.leave()
+            raise
+        finally:
+            self.instance = protocol.instance
+        return protocol, attached
+
+    def _noticed(self, text: str) -> None:
+        if self._tell is not None:
+            self._tell(Said(text))
+
+
+def route_of_spec(
+    reactor: Any,
+    spec: KdsrvSpec,
+    client: str | None = None,
+    *,
+    user: str = "",
+    password: str | None = None,
+    certificates: ClientCertificates | None = None,
+    tell: Callable[[Notice], None] | None = None,
+) -> Route:
+    """The way to the target that ``spec`` names.
+
+    ``user`` is the name to log in by; it may be empty where the server has one password. ``password`` is used if there
+    is none in the string. ``certificates`` say which servers are taken over TLS, and what is shown to them.
+
+    With ``clicon=`` going it is to listen until the server dials, however long that takes; ``tell`` is called with
+    where that is and with whoever is turned away. SetupError for a server that this version cannot reach.
+    """
+    trans = None if spec.trans is None else spec.trans.to_string()
+    endpoint, address = endpoint_of_client_spec(reactor, spec.server, certificates or ClientCertificates(), tell)
+    credentials = credentials_for(spec.server, user, password)
+    return Route(reactor, endpoint, address, trans, client, credentials, tell)
+
+
 def connect(
     reactor: Any,
     spec: KdsrvSpec,
@@ -76,31 +180,15 @@ def connect(
     certificates: ClientCertificates | None = None,
     tell: Callable[[Notice], None] | None = None,
 ) -> Deferred[tuple[ClientProtocol, Attached]]:
-    """A session on the target that ``spec`` names; the protocol's ``user`` must be set when this fires.
-
-    ``user`` is the name to log in by; it may be empty where the server has one password. ``password`` is used if there
-    is none in the string. ``certificates`` say which servers are taken over TLS, and what is shown to them.
-
-    With ``clicon=`` this listens until the server dials, however long that takes; ``tell`` is called with where that is
-    and with whoever is turned away.
-
-    Fails with a KdsrvError whose text is a sentence: ServerUnreachable, ServerRefused (login, held, no such device,
-    ...), ServerGone, CertificateRefused, LoginNeeded, LoginNotOffered, ServerUnproven, PeerError.
-    """
-    trans = None if spec.trans is None else spec.trans.to_string()
+    """One session on the target that ``spec`` names, which ends with its connection. See ``route_of_spec`` for the
+    arguments and ``Route.attach`` for what comes of it."""
     try:
-        endpoint, address = endpoint_of_client_spec(reactor, spec.server, certificates or ClientCertificates(), tell)
+        route = route_of_spec(reactor, spec, client, user=user, password=password, certificates=certificates, tell=tell)
     except SetupError as error:
         failed: Deferred[tuple[ClientProtocol, Attached]] = Deferred()
         failed.errback(error)
         return failed
-    return connect_by_endpoint(reactor, endpoint, address, trans, client, credentials_for(spec.server, user, password))
-
-
-def credentials_for(spec: ClientSpec, user: str = "", password: str | None = None) -> Credentials | None:
-    """What to log in with at the server of a client string: its password, else ``password``; None without any."""
-    found = password if spec.password is None else spec.password
-    return None if found is None else Credentials(found, user)
+    return route.attach()
 
 
 def connect_by_endpoint(
@@ -111,26 +199,14 @@ def connect_by_endpoint(
     client: str | None = None,
     credentials: Credentials | None = None,
 ) -> Deferred[tuple[ClientProtocol, Attached]]:
-    """The same over any Twisted client endpoint; ``address`` is what people call it."""
-
-    def make() -> ClientProtocol:
-        return ClientProtocol(reactor, trans, client or own_name(), credentials)
-
-    def attempt() -> Coroutine[Any, Any, tuple[ClientProtocol, Attached]]:
-        return _connect(endpoint, address, make)
-
-    return Deferred.fromCoroutine(endpoint.first_of(attempt) if isinstance(endpoint, AwaitedServer) else attempt())
+    """The same over any Twisted client endpoint."""
+    return Route(reactor, endpoint, address, trans, client, credentials).attach()
 
 
-async def _connect(
-    endpoint: IStreamClientEndpoint, address: str, make: Callable[[], ClientProtocol]
-) -> tuple[ClientProtocol, Attached]:
-    protocol = await reach(endpoint, address, make)
-    try:
-        return protocol, await protocol.attached
-    except BaseException:
-        protocol.leave()
-        raise
+def credentials_for(spec: ClientSpec, user: str = "", password: str | None = None) -> Credentials | None:
+    """What to log in with at the server of a client string: its password, else ``password``; None without any."""
+    found = password if spec.password is None else spec.password
+    return None if found is None else Credentials(found, user)
 
 
 async def reach(endpoint: IStreamClientEndpoint, address: str, make: Callable[[], P]) -> P:

@@ -7,10 +7,10 @@
 
 A request that is not answered in ``reply_limit`` seconds is given up, and with it all that wait behind it: headers of
 KD packets have no checksum, so a target may acknowledge a damaged request and never answer it. A resync brings both
-ends together again.
+ends together again. While the server is away nothing is given up.
 
-The same stop may come twice, for a break-in may cross it on the way. So after a Continue a state change equal to the
-last one is no new stop, until the session has told that the target runs.
+The same stop may come twice, for a break-in may cross it on the way. So after a break-in and a Continue a state change
+equal to the last one is no new stop, until the session has told that the target runs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kdsrv.alarm import Alarm
+from kdsrv.client.breaks import ServerAway
 from kdsrv.client.events import (
     Event,
     EventsDropped,
@@ -41,19 +42,17 @@ from kdsrv.client.events import (
     Stop,
     Stopped,
 )
-from kdsrv.client.failures import RequestFailed, SessionEnded, TargetRunning, TookTooLong
+from kdsrv.client.failures import RequestFailed, SessionEnded, TargetRunning, TookTooLong, TooManyRequests
 from kdsrv.client.memory import Pace
 from kdsrv.client.requests import Question, RequestQueue
-from kdsrv.errors import KdsrvError
+from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.api import NO_REPLY, RUNS_TARGET
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.file_io import FileIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
-from kdsrv.kd.state_change import StateChange
 from kdsrv.sessions.status import HaltReason, RunState, Status
-from kdsrv.sessions.stop import describe_stop
 from kdsrv.sessions.uplink import Uplink
 
 __all__ = ["Conversation"]
@@ -94,7 +93,8 @@ class Conversation:
         self._listeners: list[Callable[[Event], None]] = []
         self._streams: WeakSet[EventStream] = WeakSet()
         self._last: Packet | None = None
-        self._continued = False
+        self._may_repeat = False
+        self._ignores_repeat = False
         self._watch = Alarm(clock, self._look)
         self._watching = False
         self._replies_seen = 0
@@ -114,12 +114,12 @@ class Conversation:
         if request.api in RUNS_TARGET:
             self.stop = None
             self.run_state = RunState.RUNNING
-            self._continued = True
+            self._ignores_repeat = self._may_repeat
         self._send_request(request.encode())
 
     def break_in(self) -> None:
         self.require_open()
-        self._continued = False
+        self._may_repeat, self._ignores_repeat = True, False
         self._uplink.break_in()
 
     def require_open(self) -> None:
@@ -230,11 +230,13 @@ class Conversation:
         self._emit(EventsDropped(number))
 
     def status_changed(self, status: Status) -> None:
+        if self._watching and isinstance(self.status, ServerAway):
+            self._watch_replies()
         self.status = status
         if status.run_state is not RunState.HALTED:
             self.stop = None
             self.run_state = status.run_state
-            self._continued = False
+            self._may_repeat = self._ignores_repeat = False
         self.see_status(status)
         self._emit(StatusChanged(status))
 
@@ -243,12 +245,12 @@ class Conversation:
         self.end(reason)
 
     def _stopped(self, packet: Packet) -> None:
-        if self._continued and packet == self._last:
+        if self._ignores_repeat and packet == self._last:
             return
         repeated = self.stop is not None and self.stop.packet == packet
-        self._continued = False
+        self._ignores_repeat = False
         self._last = packet
-        self.stop = stop = _read_stop(packet)
+        self.stop = stop = Stop.read(packet)
         self.run_state = RunState.HALTED
         if not repeated:
             self.see_stop(stop)
@@ -298,7 +300,10 @@ class Conversation:
             raise ValueError(f"a request has at most {MAX_PAYLOAD} bytes, this one {len(payload)}")
         if not self._watching:
             self._watch_replies()
-        self._uplink.send_packet(PacketType.STATE_MANIPULATE, payload)
+        try:
+            self._uplink.send_packet(PacketType.STATE_MANIPULATE, payload)
+        except PeerError:
+            raise TooManyRequests from None
 
     def _watch_replies(self) -> None:
         self._watching = True
@@ -309,7 +314,9 @@ class Conversation:
         """See whether any reply came since the last look; so one is overdue after one to two limits."""
         self._watching = False
         waiting = len(self.requests)
-        if waiting and self.requests.replies == self._replies_seen:
+        is_silent = self.requests.replies == self._replies_seen and not isinstance(self.status, ServerAway)
+        if waiting and is_silent:
+            self._may_repeat = True
             self._uplink.resync()
             self.requests.lose(waiting)
         elif waiting:
@@ -326,14 +333,6 @@ class Conversation:
                 listener(event)
             except Exception:
                 self._log.failure("a listener failed on {event}", event=event)
-
-
-def _read_stop(packet: Packet) -> Stop:
-    try:
-        change = StateChange.decode(packet.payload) if packet.type == PacketType.STATE_CHANGE64 else None
-    except PayloadError:
-        change = None
-    return Stop(packet, describe_stop(packet), change)
 
 
 def _stop_event(stop: Stop) -> Event:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from twisted.internet.defer import Deferred
 
 from kdsrv.errors import KdsrvError
 from kdsrv.kd.file_io import FileIo
-from kdsrv.kd.packets import Packet
+from kdsrv.kd.layout import PayloadError
+from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.kd.state_change import StateChange
 from kdsrv.sessions.status import Halted, HaltReason, Status
+from kdsrv.sessions.stop import describe_stop
 
 __all__ = [
     "Event",
@@ -40,6 +42,15 @@ class Stop:
     packet: Packet
     summary: Halted
     change: StateChange | None
+
+    @classmethod
+    def read(cls, packet: Packet) -> Self:
+        """What a state change says, as far as it can be read."""
+        try:
+            change = StateChange.decode(packet.payload) if packet.type == PacketType.STATE_CHANGE64 else None
+        except PayloadError:
+            change = None
+        return cls(packet, describe_stop(packet), change)
 
     def __str__(self) -> str:
         return self.summary.sentence()

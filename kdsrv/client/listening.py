@@ -33,7 +33,7 @@ from kdsrv.first_free_port import FirstFreePort
 from kdsrv.tls.contexts import CertificateRefused
 from kdsrv.wire.connection import VersionError
 
-__all__ = ["AwaitedServer", "Listening", "Notice", "TurnedAway"]
+__all__ = ["AwaitedServer", "Listening", "Notice", "Said", "TurnedAway"]
 
 T = TypeVar("T")
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -62,7 +62,16 @@ class TurnedAway(NamedTuple):
         return f"a connection from {self.peer} was turned away: {self.why}"
 
 
-Notice: TypeAlias = Listening | TurnedAway
+class Said(NamedTuple):
+    """The server says this of other users: somebody asks for the target, or is being asked for it."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Notice: TypeAlias = Listening | TurnedAway | Said
 
 
 @implementer(IStreamClientEndpoint)
@@ -158,7 +167,10 @@ class AwaitedServer:
             one = self._ports.low == self._ports.high
             where = f"port {self._ports}" if one else f"any of the ports {self._ports}"
             raise SetupError(why=f"cannot listen on {where} for the server: {why}") from None
-        self._tell(Listening(self._server, self._port.getHost().port))
+        port = self._port.getHost().port
+        # the server goes on dialling this one, also when the first of the range is free again
+        self._ports = PortRange(port, port)
+        self._tell(Listening(self._server, port))
 
     async def _found(self) -> Sequence[str]:
         try:

@@ -111,6 +111,11 @@ class ClientProtocol(Protocol):
         self._error: KdsrvError | None = None
         self._leaving = False
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests are under way that get a reply."""
+        return len(self._connection.outstanding)
+
     # Uplink
 
     def send_packet(self, packet_type: int, payload: bytes) -> None:

@@ -103,7 +103,7 @@ class Bridge:
         """The session was lost and this one is in its place: what was asked of the old one is forgotten."""
         self._uplink = uplink
         self._echoes_missing = 0
-        self._held = None
+        self._announced = self._held = None
         if self._line is not None:
             self._forget_requests()
 

@@ -72,7 +72,7 @@ def open_session(
     Fails with ConnectionStringError, ServerUnreachable, ServerRefused (by ``code``: login, held, setup, target ...),
     LoginNeeded, LoginNotOffered, ServerUnproven, ServerGone or PeerError.
     """
-    terms = _terms(take, on_leave)
+    terms = Terms.of_words(take, on_leave)
 
     def opener() -> Coroutine[Any, Any, Target]:
         spec = parse_kdsrv_string(string) if isinstance(string, str) else string
@@ -99,7 +99,7 @@ def open_session_over(
 ) -> Opening:
     """The same with any Twisted client endpoint that leads to a server. ``trans`` is a kd-string, None for the target
     that the server has as its default. ``random``, from 0 to below 1, is for the times of trying again."""
-    terms = _terms(take, on_leave)
+    terms = Terms.of_words(take, on_leave)
 
     def opener() -> Coroutine[Any, Any, Target]:
         text = trans.to_string() if isinstance(trans, KdSpec) else trans
@@ -127,7 +127,7 @@ def open_session_in_process(
     Fails with ConnectionStringError, TargetHeld or another TargetError, or SetupError.
     """
 
-    terms = _terms(take, on_leave)
+    terms = Terms.of_words(take, on_leave)
 
     async def opener() -> Target:
         spec = parse_kd_string(trans) if isinstance(trans, str) else trans
@@ -152,11 +152,6 @@ def open_session_in_process(
         return target
 
     return Opening(opener)
-
-
-def _terms(take: Take | str | None, on_leave: OnLeave | str | None) -> Terms:
-    """ValueError for a word that there is not."""
-    return Terms(take=None if take is None else Take(take), on_leave=None if on_leave is None else OnLeave(on_leave))
 
 
 def _endurance(resume: bool) -> Endurance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from kdsrv.sessions.leaving import OnLeave
 from kdsrv.sessions.tenant import Take
@@ -19,6 +19,11 @@ class Terms(NamedTuple):
     resumable: bool = False
     take: Take | None = None
     on_leave: OnLeave | None = None
+
+    @classmethod
+    def of_words(cls, take: str | None, on_leave: str | None) -> Self:
+        """What a user has written. ValueError for a word that there is not."""
+        return cls(take=None if take is None else Take(take), on_leave=None if on_leave is None else OnLeave(on_leave))
 
 
 PLAIN: Final = Terms()

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 
 from kdsrv import client
-from kdsrv.commands.connect import Desk
+from kdsrv.commands.desk import Desk
 from kdsrv.commands.screen import Screen
 from kdsrv.connection_strings import KdsrvSpec, PortRange, SimSpec, TcpClientSpec
 from kdsrv.server.service import KdsrvService

@@ -222,7 +222,7 @@ class Recording:
 
 def _file_name(target: str) -> str:
     """``com:port=/dev/ttyUSB0`` as ``com-port-dev-ttyUSB0``."""
-    return "-".join(re.findall(r"[A-Za-z0-9._@]+", target)).strip(".")[:60] or "target"
+    return "-".join(re.findall(r"[A-Za-z0-9][A-Za-z0-9._@]*", target))[:60] or "target"
 
 
 def _recordings(directory: Path) -> list[tuple[int, int, Path]]:

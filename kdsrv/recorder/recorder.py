@@ -33,6 +33,8 @@ _ENTRY_COST: Final = 256
 """Bytes that an entry takes besides its payload, about."""
 _BUSY: Final = 1000
 """With so many entries waiting, requests and replies get no comment: that takes longer than all the rest."""
+_MAX_COMMENT: Final = 200
+"""Characters: a comment is there to be read in a list of packets."""
 _PIECE_ENTRIES: Final = 200
 _PIECE_BYTES: Final = 256 * 1024
 _TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind})
@@ -147,7 +149,7 @@ class Recorder:
     # What becomes of it
 
     def take(self) -> Piece | None:
-        """The next piece, None if nothing waits. It has at most 256 KiB and a packet, and the lines of the index."""
+        """The next piece, None if nothing waits. Its body has at most 256 KiB and what one entry comes to."""
         waiting = self._waiting
         if not waiting:
             return None
@@ -212,13 +214,15 @@ class _Text:
             case Note(time):
                 comment = entry.text
                 self._index(time, entry.to_json())
-        block = entry_block(entry, comment)
+        block = entry_block(entry, comment[:_MAX_COMMENT])
         self.blocks.append(block)
         self.size += len(block)
 
     def _index(self, time: int, told: dict[str, object]) -> None:
         when = datetime.fromtimestamp(time // 1000 / 1e6, UTC).isoformat(timespec="microseconds")
-        self._lines.append(json.dumps({"time": when, **told}) + "\n")
+        line = json.dumps({"time": when, **told}) + "\n"
+        self._lines.append(line)
+        self.size += len(line)
 
     def whole(self) -> Growth:
         return Growth(b"".join(self.blocks), "".join(self._lines).encode())

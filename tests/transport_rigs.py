@@ -9,12 +9,14 @@ import fcntl
 import gc
 import os
 import pty
+import random
 import select
 import shutil
 import socket
 import tempfile
 import tty
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ClassVar
 
 from twisted.internet import reactor
@@ -240,10 +242,12 @@ OTHER_KEY = "2l00g8c0tt3yx.1xhb5wk2rfhn9.7d8ssprx0bpf.9s3ru6bdjuyt"
 
 
 def free_udp_port() -> int:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.bind(("::", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that Windows would take, and that the system gives to nobody else meanwhile."""
+    while True:
+        port = random.randrange(61000, 65536)
+        with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::", port))
+            return port
 
 
 class NetRig(Rig):

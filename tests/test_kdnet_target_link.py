@@ -229,9 +229,9 @@ def test_a_running_target_hears_a_break_in_alone(stopped: Rig) -> None:
     assert not stopped.link.break_pending
 
 
-def test_a_break_in_to_a_stopped_target_is_noted_and_answered_like_resend(rig: Rig) -> None:
+def test_a_break_in_to_a_stopped_target_is_noted_and_has_it_announce_its_stop(rig: Rig) -> None:
     rig.stop()
-    assert rig.hear(BREAK_IN) == ([], [stop(0)])
+    assert rig.hear(BREAK_IN) == ([], [])
     rig.hear(ack(0))
     assert rig.link.break_pending
     assert rig.hear(BREAK_IN) == ([ResendAsked()], [])
@@ -241,7 +241,7 @@ def test_a_break_in_to_a_stopped_target_is_noted_and_answered_like_resend(rig: R
 def test_a_break_in_while_a_print_is_not_acknowledged_is_noted(rig: Rig) -> None:
     rig.link.running = True
     rig.send(PacketType.DEBUG_IO, PRINT)
-    rig.hear(BREAK_IN)
+    assert rig.hear(BREAK_IN) == ([], [])
     assert rig.link.break_pending
 
 

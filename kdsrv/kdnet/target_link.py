@@ -12,7 +12,7 @@ Ids are plain counters: ours are 0, 2, 4 ... while the machine runs, and an ACK 
 told apart only from the one before, since a debugger may skip ids: it gives a request up and asks anew under the next.
 The datagrams below come in order or not at all, so that suffices. A RESET changes no id of ours: it is answered with
 the id of the packet that waits for its ACK, which follows again, or else of the next one. A break-in to a machine that
-stands still is noted for when it runs, and answered like RESEND, as it is on a serial line and on 1394.
+stands still is noted for when it runs, and has it announce its stop again, as on a serial line and on 1394.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ class NetTargetLink(TargetRole):
                 yield BreakIn()
             else:
                 self.break_pending = True
-                yield from self._say_again(now)
+                if self._unacknowledged is None:
+                    yield ResendAsked()
         elif not polls:
             yield from self._on_packet(data, now)
 
@@ -134,7 +135,9 @@ class NetTargetLink(TargetRole):
             if ours is not None and packet_id == self._next_id:
                 return (self._acknowledged(ours, now),)
         elif packet_type == PacketType.RESEND:
-            return self._say_again(now)
+            if ours is None:
+                return (ResendAsked(),)
+            self._transmit(now)
         elif packet_type == PacketType.RESET:
             self.counters.resets += 1
             self._taken = None
@@ -142,13 +145,6 @@ class NetTargetLink(TargetRole):
             if ours is None:
                 return (ResetSeen(),)
             self._transmit(now)
-        return ()
-
-    def _say_again(self, now: float) -> Iterable[Event]:
-        """What is not acknowledged, or else what the machine has announced."""
-        if self._unacknowledged is None:
-            return (ResendAsked(),)
-        self._transmit(now)
         return ()
 
     def _on_data(

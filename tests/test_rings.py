@@ -34,6 +34,7 @@ RINGS = {
     "kdsrv.commands": OUTSIDE,
     "kdsrv.connection_strings": PURE,
     "kdsrv.direct_writer": TWISTED,
+    "kdsrv.doctor": PURE,
     "kdsrv.errors": PURE,
     "kdsrv.firewire": PURE,
     "kdsrv.first_free_port": TWISTED,

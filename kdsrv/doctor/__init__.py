@@ -1,0 +1,1 @@
+"""What is wrong with a line to a target: evidence, a verdict, and what to do."""

@@ -12,14 +12,12 @@ import sys
 from collections.abc import Callable
 from typing import Final, TextIO
 
-from kdsrv.sessions.net_status import NET_TICKING
-from kdsrv.sessions.status import BreakingIn, Noise, Quiet, Status
+from kdsrv.sessions.news import is_news
+from kdsrv.sessions.status import Status
 
 __all__ = ["Screen"]
 
 _CLEAR: Final = "\r\x1b[K"
-_TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind}) | NET_TICKING
-"""Statuses that come again and again while nothing but a number in them changes."""
 
 
 class Screen:
@@ -55,7 +53,7 @@ class Screen:
         if self._terminal:
             self._live = self._cut(f"[{status.sentence()}]")
             self._write(self._people, f"{_CLEAR}{self._live}")
-        elif self._is_news(status):
+        elif is_news(self._last, status):
             self._last = status
             self._write(self._people, f"{status.sentence()}\n")
 
@@ -64,10 +62,6 @@ class Screen:
         if self._live and not self._json:
             self._live = ""
             self._write(self._people, "\n")
-
-    def _is_news(self, status: Status) -> bool:
-        last = self._last
-        return last is None or (status != last and (status.kind != last.kind or status.kind not in _TICKING))
 
     def _cut(self, line: str) -> str:
         """As much of a line as fits on one row: a row is all that can be cleared again."""

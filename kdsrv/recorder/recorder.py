@@ -23,7 +23,8 @@ from kdsrv.kd.packets import MANIPULATE, Packet, PacketType
 from kdsrv.recorder.entries import BreakInSent, Entry, Note, PacketSeen, entry_block, head_blocks
 from kdsrv.sessions.decoded import BREAK_IN_SEEN, Direction, SeenKind, seen
 from kdsrv.sessions.lease import Lease
-from kdsrv.sessions.status import BreakingIn, Noise, Quiet, Status
+from kdsrv.sessions.news import is_news
+from kdsrv.sessions.status import Status
 
 __all__ = ["Growth", "Piece", "Recorder"]
 
@@ -37,8 +38,6 @@ _MAX_COMMENT: Final = 200
 """Characters: a comment is there to be read in a list of packets."""
 _PIECE_ENTRIES: Final = 200
 _PIECE_BYTES: Final = 256 * 1024
-_TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind})
-"""Statuses that come each second with nothing but another number in them."""
 _STOPS: Final = frozenset({int(PacketType.STATE_CHANGE64), int(PacketType.STATE_CHANGE32)})
 _GOES_ON: Final = frozenset(api.to_bytes(4, "little") for api in RUNS_TARGET)
 _NOT_INDEXED: Final = frozenset(
@@ -112,7 +111,7 @@ class Recorder:
     def status_changed(self, status: Status) -> None:
         """See SessionObserver."""
         said, self._said = self._said, status
-        if said is None or status.kind != said.kind or status.kind not in _TICKING:
+        if is_news(said, status):
             self._put(Note(self._now(), "status", status.sentence(), {"status": status.to_json()}))
 
     def holder_changed(self, lease: Lease) -> None:

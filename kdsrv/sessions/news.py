@@ -1,0 +1,18 @@
+"""Which change of a status is worth a line of its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kdsrv.sessions.net_status import NET_TICKING
+from kdsrv.sessions.status import BreakingIn, Noise, Quiet, Status
+
+__all__ = ["is_news"]
+
+_TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind}) | NET_TICKING
+"""Statuses that come again and again while nothing but a number in them changes."""
+
+
+def is_news(last: Status | None, status: Status) -> bool:
+    """Whether more has changed than a number of seconds or bytes since the last one."""
+    return last is None or (status != last and (status.kind != last.kind or status.kind not in _TICKING))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kdnet_vectors import CLIENT_KEY, HOST_KEY, VECTORS
 
-from kdsrv.kdnet.control import NOWHERE, ConnectCheck, Offer, Response
+from kdsrv.kdnet.control import NOWHERE, ConnectCheck, NewestOffers, Offer, Response
 
 keys = st.binary(min_size=32, max_size=32)
 addresses = st.tuples(st.ip_addresses().map(str), st.integers(0, 0xFFFF)).filter(lambda at: "%" not in at[0])
@@ -56,6 +56,27 @@ def test_of_a_short_offer_what_is_missing_is_zero(size: int) -> None:
     assert offer.client_key == CLIENT_KEY
     assert offer == Offer.decode(whole[:size].ljust(344, b"\0"))
     assert offer.is_bound == (size > 86)
+
+
+def offer_of(boot: int, counter: int) -> Offer:
+    return Offer(counter.to_bytes(4, "little") + boot.to_bytes(28, "big"), NOWHERE, NOWHERE)
+
+
+def test_which_offers_are_newer_than_all_before() -> None:
+    newest = NewestOffers()
+    counters = [5, 6, 6, 5, 9, 8, 0x80000008, 0xFFFFFFFF, 2, 0xFFFFFFFF]
+    newer = [True, True, False, False, True, False, True, True, True, False]
+    assert [newest.add(offer_of(1, counter)) for counter in counters] == newer
+    assert newest.add(offer_of(2, 1)), "another boot counts for itself"
+    assert not newest.add(offer_of(1, 2))
+    newest.restart(offer_of(1, 2))
+    assert newest.add(offer_of(1, 3))
+
+
+def test_of_boots_only_the_last_are_remembered() -> None:
+    newest = NewestOffers()
+    assert all(newest.add(offer_of(boot, 7)) for boot in range(100))
+    assert [newest.add(offer_of(boot, 7)) for boot in (99, 92, 91)] == [False, False, True]
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x01\x01", VECTORS["OFFER"].payload[:33], VECTORS["RESPONSE"].payload])

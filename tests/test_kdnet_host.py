@@ -197,6 +197,20 @@ def test_the_source_is_what_counts_and_not_what_an_offer_says() -> None:
     assert [destination for _, destination in host.take_output()] == [nat]
 
 
+def test_the_check_may_come_from_another_port_but_not_from_another_machine() -> None:
+    host, machine = make_host(), Machine()
+    response = answer_to(host, machine.offer())
+    assert response is not None
+    check = machine.accept(response)
+    assert receive(host, check, ELSEWHERE) == []
+    assert host.counters.refused_data == 1
+    moved = (THERE[0], 61000)
+    assert receive(host, check, moved) == [Connected(moved, 5, False)]
+    host.take_output()
+    host.send(b"b")
+    assert [destination for _, destination in host.take_output()] == [moved]
+
+
 def test_every_response_has_a_key_of_its_own() -> None:
     host, machine = make_host(), Machine()
     payloads = set()
@@ -296,7 +310,11 @@ def test_another_debugger_takes_the_target() -> None:
     assert answer_to(host, machine.offer(ELSEWHERE), now=6.0) is None
     assert receive(host, machine.say(ACK), now=7.0) == []
     assert host.take_output() == []
-    assert connect(host, Machine(boot=2), now=60.0) == [Connected(THERE, 5, True)]
+    booted = Machine(boot=2)
+    assert connect(host, booted, now=60.0) == [Connected(THERE, 5, True)]
+    assert list(host.expire(70.0)) == [Silent(10.0)]
+    assert pokes(host) == [THERE], "it is ours again"
+    assert receive(host, booted.offer(HERE), now=70.1) == [Heard(pytest.approx(10.1))]
 
 
 def test_another_debugger_on_our_own_machine_takes_the_target() -> None:
@@ -304,6 +322,24 @@ def test_another_debugger_on_our_own_machine_takes_the_target() -> None:
     connect(host, machine)
     assert receive(host, machine.offer(HERE), now=3.0) == []
     assert receive(host, machine.offer((HERE[0], 50001)), now=6.0) == [TakenOver((HERE[0], 50001))]
+
+
+def test_another_debugger_is_told_from_ourselves_by_the_connection_in_force() -> None:
+    """Between us and the target addresses may be translated, and not the same way each time."""
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    assert receive(host, machine.offer((HERE[0], 31000)), now=3.0) == []
+    connect(host, machine, now=6.0)
+    assert receive(host, machine.offer((HERE[0], 31001)), now=9.0) == []
+    assert receive(host, machine.offer((HERE[0], 31001)), now=12.0) == []
+    assert receive(host, machine.offer((HERE[0], 31002)), now=15.0) == [TakenOver((HERE[0], 31002))]
+
+
+def test_a_target_that_we_have_answered_again_may_be_taken_too() -> None:
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    assert answer_to(host, machine.offer(), now=10.0) is not None
+    assert receive(host, machine.offer(ELSEWHERE), now=13.0) == [TakenOver(ELSEWHERE)]
 
 
 # The target boots
@@ -332,10 +368,51 @@ def test_a_boot_whose_check_got_lost() -> None:
     assert receive(host, booted.accept(response), now=33.0) == [Connected(THERE, 5, True)]
 
 
+def test_a_boot_whose_check_comes_after_the_last_offer_of_the_time_before() -> None:
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    late, booted = machine.offer(HERE), Machine(boot=2)
+    response = answer_to(host, booted.offer(), now=30.0)
+    assert response is not None
+    assert answer_to(host, late, now=30.1) is None
+    assert receive(host, booted.accept(response), now=30.2) == [Connected(THERE, 5, True)]
+
+
+def test_a_boot_after_a_silence() -> None:
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    assert list(host.expire(10.0)) == [Silent(10.0)]
+    assert connect(host, Machine(boot=2), now=40.0) == [Connected(THERE, 5, True)]
+    assert host.deadline == 50.0
+
+
 def test_a_target_that_dropped_its_channel_is_given_another() -> None:
     host, machine = make_host(), Machine()
     connect(host, machine)
     assert connect(host, machine, now=10.0) == [Connected(THERE, 5, False)]
+
+
+def test_a_target_that_dropped_its_channel_and_whose_check_got_lost() -> None:
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    response = answer_to(host, machine.offer(), now=10.0)
+    assert response is not None
+    machine.accept(response)
+    response = answer_to(host, machine.offer(HERE), now=13.0)
+    assert response is not None
+    assert receive(host, machine.accept(response), now=13.0) == [Connected(THERE, 5, False)]
+
+
+def test_a_boot_in_silence_that_we_have_answered_and_forgotten() -> None:
+    """It says that it has a channel with us, and has none that we know."""
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    assert answer_to(host, Machine(boot=2).offer(HERE), now=3.0) is None
+    assert answer_to(host, Machine(boot=2).offer(HERE), now=5.9) is None, "it does not move forward"
+    booted = Machine(boot=3)
+    response = answer_to(host, booted.offer(HERE), now=9.0)
+    assert response is not None
+    assert receive(host, booted.accept(response), now=9.0) == [Connected(THERE, 5, True)]
 
 
 def test_a_channel_that_works_goes_on_until_another_is_up() -> None:
@@ -361,7 +438,7 @@ def test_a_recorded_offer_of_this_boot_is_ignored() -> None:
     assert answer_to(host, recorded, now=5.0) is None
     assert host.counters.replayed == 1
     host_deadline = host.deadline
-    assert answer_to(host, recorded, now=8.0) is None
+    assert answer_to(host, recorded, now=5.9) is None
     assert host.deadline == host_deadline, "nor does it count for a sign of life"
 
 
@@ -386,6 +463,38 @@ def test_a_boot_that_another_debugger_answered_is_told_once_the_old_one_is_silen
     connect(host, machine)
     booted = Machine(boot=2)
     assert receive(host, booted.offer(ELSEWHERE), now=6.5) == [TakenOver(ELSEWHERE)]
+
+
+def test_a_virtual_machine_that_is_set_back() -> None:
+    """Its OFFERs and its data count from where they were then, under the key of then."""
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    for at in range(1, 30):
+        receive(host, machine.offer(HERE), now=3.0 * at)
+        receive(host, machine.say(ACK), now=3.0 * at)
+    machine._counter -= 20
+    machine._sequence -= 60
+    machine._sent -= 20
+    assert receive(host, machine.say(ACK), now=88.0) == []
+    assert answer_to(host, machine.offer(HERE), now=90.0) is None
+    response = answer_to(host, machine.offer(HERE), now=93.0)
+    assert response is not None
+    assert receive(host, machine.accept(response), now=93.0) == [Connected(THERE, 5, False)]
+    assert receive(host, machine.say(ACK), now=93.1) == [Payload(ACK)]
+    for at in range(32, 60):
+        assert answer_to(host, machine.offer(HERE), now=3.0 * at) is None
+        assert host.deadline == 3.0 * at + 10.0
+
+
+def test_a_target_whose_client_key_never_changes() -> None:
+    host, machine = make_host(), Machine()
+    connect(host, machine)
+    machine._counter -= 1
+    assert answer_to(host, machine.offer(), now=3.0) is None
+    machine._counter -= 1
+    response = answer_to(host, machine.offer(), now=30.0)
+    assert response is not None
+    assert receive(host, machine.accept(response), now=30.0) == [Connected(THERE, 5, False)]
 
 
 # Other machines
@@ -495,6 +604,17 @@ def test_a_target_that_is_named_is_poked_until_it_offers_itself() -> None:
     assert host.deadline == now + 12.0
     assert list(host.expire(now + 12.0)) == [Silent(10.0)]
     assert pokes(host) == [THERE], "a target that knows no host offers itself to nobody"
+
+
+def test_a_poke_has_the_version_of_the_target_once_it_is_known() -> None:
+    host = make_host(target=THERE)
+    versions = []
+    for at in (0.0, 12.0):
+        list(host.expire(at))
+        versions += [data[4] for data, _ in host.take_output()]
+        if host.peer is None:
+            connect(host, Machine(version=2), now=1.0)
+    assert versions == [5, 2]
 
 
 def test_pokes_have_numbers_of_their_own() -> None:

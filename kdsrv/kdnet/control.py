@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeAlias
 
-__all__ = ["NOWHERE", "POKE", "Address", "ConnectCheck", "Offer", "Response"]
+__all__ = ["NOWHERE", "POKE", "Address", "ConnectCheck", "NewestOffers", "Offer", "Response"]
 
 Address: TypeAlias = tuple[str, int]
 """An IP address as text and a UDP port."""
@@ -30,6 +30,9 @@ _OFFER_START: Final = b"\x01\x01"
 _RESPONSE_START: Final = b"\x01\x02"
 _KEY_END: Final = 34
 """Bytes of the shortest OFFER in use, one that ends after the client key."""
+
+_KEPT_BOOTS: Final = 8
+_COUNTERS: Final = 1 << 32
 
 _MAPPED: Final = 0xFFFF << 32
 """In front of an IPv4 address that is written as an IPv6 address."""
@@ -76,6 +79,31 @@ class Offer:
         parts = _OFFER.unpack_from(payload.ljust(_OFFER.size, b"\0"))
         _, client_key, own, own_port, host, host_port, bound, bound_port = parts
         return cls(client_key, (_text(own), own_port), (_text(host), host_port), (_text(bound), bound_port))
+
+
+class NewestOffers:
+    """How far the OFFERs have come, of the last boots of a target: one that is not newer may be recorded and replayed.
+
+    OFFERs carry nothing of the host's, so their own counter is all there is to tell them by (KDNET, 10).
+    """
+
+    __slots__ = ("_newest",)
+
+    def __init__(self) -> None:
+        self._newest: dict[bytes, int] = {}
+
+    def add(self, offer: Offer) -> bool:
+        """Whether an OFFER is newer than all others of the same boot."""
+        newest = self._newest.pop(offer.base, None)
+        is_newer = newest is None or 0 < (offer.counter - newest) % _COUNTERS < _COUNTERS // 2
+        self._newest[offer.base] = offer.counter if newest is None or is_newer else newest
+        if len(self._newest) > _KEPT_BOOTS:
+            del self._newest[next(iter(self._newest))]
+        return is_newer
+
+    def restart(self, offer: Offer) -> None:
+        """An OFFER has shown to be of now, so its boot counts on from there. A virtual machine can be set back."""
+        self._newest[offer.base] = offer.counter
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from kdsrv.kdnet.control import Address
+from kdsrv.kdnet.control import Address, Offer
 from kdsrv.kdnet.datagrams import Channel, Datagram, Seal
 
 __all__ = ["DataChannel"]
@@ -13,16 +13,16 @@ _DATA: Final = int(Channel.DATA)
 
 
 class DataChannel:
-    """A host's data channel to ``peer`` under one key; ``base`` tells which boot of the target it is with.
+    """A host's data channel to ``peer`` under one key, which was made upon ``offer``.
 
     Every datagram has the next sequence number, whatever is in it. A receiver takes only what is newer than all before,
     so that a network that reorders or repeats datagrams looks to the link like one that loses some.
     """
 
-    __slots__ = ("_high", "_seal", "_sent", "base", "open", "peer", "version")
+    __slots__ = ("_high", "_seal", "_sent", "offer", "open", "peer", "version")
 
-    def __init__(self, seal: Seal, base: bytes, peer: Address, version: int) -> None:
-        self.base = base
+    def __init__(self, seal: Seal, offer: Offer, peer: Address, version: int) -> None:
+        self.offer = offer
         self.peer = peer
         self.version = version
         self.open = seal.open

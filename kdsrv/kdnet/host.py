@@ -14,9 +14,11 @@ a KD packet without trailer, or downwards the break-in byte.
                 the key of a channel that works. One that names none is answered; the target has booted. One that
                 names a channel with somebody else says that another debugger has taken the target.
 
-A recorded OFFER is told by its counter, which does not move forward. Data under a key that nobody has (this program
-was started again) is answered by a POKE, upon which the target offers itself at once. The connect check ends here. The
-host does not send anything on a new data channel by itself: the RESET of the link does what a RESEND would.
+A recorded OFFER is told by its counter, which does not move forward. It is answered all the same when nothing has come
+from the target for a while, since a virtual machine may have been set back to an earlier time. Data under a key that
+nobody has (this program was started again) is answered by a POKE, upon which the target offers itself at once. The
+connect check ends here. The host does not send anything on a new data channel by itself: the RESET of the link does
+what a RESEND would.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from kdsrv.kdnet.control import POKE, Address, ConnectCheck, Offer, Response
+from kdsrv.kdnet.control import POKE, Address, ConnectCheck, NewestOffers, Offer, Response
 from kdsrv.kdnet.data_channel import DataChannel
 from kdsrv.kdnet.datagrams import Channel, Datagram, Seal, channel_of
 from kdsrv.kdnet.events import (
@@ -50,7 +52,6 @@ _LATEST_VERSION: Final = 5
 _KEPT_ANSWERS: Final = 2
 """RESPONSEs that may still come into force: the last one, and the one before it whose check is under way."""
 
-_KEPT_BASES: Final = 8
 _TRIAL_INTERVAL: Final = 1.0
 """Seconds between two looks at what other machines send while the target is there."""
 
@@ -60,9 +61,9 @@ class NetHost:
 
     ``random(n)`` gives n bytes that nobody can guess. ``target``, an IP address and a port, is asked for OFFERs by a
     POKE each ``poke_interval`` while it is not connected or silent. All times are seconds: a target is ``Silent`` after
-    ``silent_after``; OFFERs come each ``offer_period``, and after two periods without a word from the target an OFFER
-    from another address may be the same machine, if it says that it has just booted. ``response_interval`` lies at
-    least between two RESPONSEs, ``patience`` between a RESPONSE and a POKE.
+    ``silent_after``; OFFERs come each ``offer_period``, and after two periods without a word from the target one that
+    does not fit may be its own: from another address, if it says that it has just booted, or from the past.
+    ``response_interval`` lies at least between two RESPONSEs, ``patience`` between a RESPONSE and a POKE.
     """
 
     def __init__(
@@ -82,14 +83,14 @@ class NetHost:
         self._random = random
         self._target = target
         self._poke_interval = poke_interval
-        self._move_after = 2 * offer_period
+        self._quiet_after = 2 * offer_period
         self._silent_after = silent_after
         self._response_interval = response_interval
         self._patience = patience
         self._control = Seal(key.control, key.mac)
         self._current: DataChannel | None = None
         self._answered: deque[DataChannel] = deque(maxlen=_KEPT_ANSWERS)
-        self._newest: dict[bytes, int] = {}
+        self._newest = NewestOffers()
         self._base: bytes | None = None
         self._version = _LATEST_VERSION
         self._known_as = ""
@@ -214,8 +215,9 @@ class NetHost:
         channel.peer = source
         self._current = channel
         self._answered.clear()
-        is_new = self._base is not None and channel.base != self._base
-        self._base = channel.base
+        is_new = self._base is not None and channel.offer.base != self._base
+        self._base = channel.offer.base
+        self._newest.restart(channel.offer)
         check = ConnectCheck.decode(datagram.payload)
         self._known_as = "" if check is None else check.host
         self._bound = self._taken_by = None
@@ -255,7 +257,7 @@ class NetHost:
     def _on_control(self, data: bytes, source: Address, now: float) -> Iterable[NetEvent]:
         current = self._current
         at_home = current is None or source[0] == current.peer[0]
-        if not at_home and now < self._heard_at + self._move_after:
+        if not at_home and now < self._heard_at + self._quiet_after:
             if now < self._trial_at + _TRIAL_INTERVAL:
                 self.counters.foreign += 1
                 return ()
@@ -272,17 +274,22 @@ class NetHost:
         if offer is None:
             return ()
         self.counters.offers += 1
-        forward = self._moves_forward(offer)
+        is_newer = self._newest.add(offer)
         if current is None:
             if not offer.is_bound or self._taken_by is None:
                 self._answer(offer, datagram, source, now)
             return ()
-        if not forward:
+        is_quiet = now >= self._heard_at + self._quiet_after
+        if not (is_newer or is_quiet):
             self.counters.replayed += 1
-            return ()
-        if not at_home:
-            return self._on_foreign_offer(offer, datagram, source, now)
-        return self._on_offer(current, offer, datagram, source, now)
+        elif is_quiet and (not offer.is_bound or (at_home and not is_newer)):
+            self._answer(offer, datagram, source, now)
+        elif at_home:
+            return self._on_offer(current, offer, datagram, source, now)
+        elif source != self._stranger:
+            self._stranger = source
+            return (Stranger(source),)
+        return ()
 
     def _on_offer(
         self, current: DataChannel, offer: Offer, datagram: Datagram, source: Address, now: float
@@ -292,41 +299,21 @@ class NetHost:
         One with a data channel, of a boot that we have answered and heard nothing of, lost its connect check. One of a
         boot that we know nothing of may be recorded, and counts only when the boot that we know is silent.
         """
-        if not offer.is_bound or any(channel.base == offer.base for channel in self._answered):
+        unheard = any(channel.offer.base == offer.base for channel in self._answered)
+        known = offer.base == current.offer.base
+        if not offer.is_bound or (unheard and not known):
             self._answer(offer, datagram, source, now)
-            return ()
-        if offer.base == current.base:
-            self._answered.clear()
+        elif known or now >= self._heard_at + self._quiet_after:
             if self._bound is None and self._known_as in ("", offer.bound[0]):
                 self._bound = offer.bound
-            if offer.bound == self._bound:
+            if offer.bound != self._bound:
+                self._current = None
+                self._taken_by = offer.bound
+                return (TakenOver(offer.bound),)
+            if known and not unheard:
                 return self._on_heard(source, now)
-        elif now < self._heard_at + self._move_after:
-            return ()
-        elif offer.bound == self._bound:
             self._answer(offer, datagram, source, now)
-            return ()
-        self._current = None
-        self._taken_by = offer.bound
-        return (TakenOver(offer.bound),)
-
-    def _on_foreign_offer(self, offer: Offer, datagram: Datagram, source: Address, now: float) -> Iterable[NetEvent]:
-        """An OFFER from another machine, which is perhaps the target under a new address."""
-        if not offer.is_bound and now >= self._heard_at + self._move_after:
-            self._answer(offer, datagram, source, now)
-        elif source != self._stranger:
-            self._stranger = source
-            return (Stranger(source),)
         return ()
-
-    def _moves_forward(self, offer: Offer) -> bool:
-        """Whether an OFFER is newer than all others of the same boot of a target; of some boots, this is remembered."""
-        newest = self._newest.pop(offer.base, None)
-        forward = newest is None or 0 < (offer.counter - newest) & 0xFFFFFFFF < 1 << 31
-        self._newest[offer.base] = offer.counter if forward or newest is None else newest
-        if len(self._newest) > _KEPT_BASES:
-            del self._newest[next(iter(self._newest))]
-        return forward
 
     def _answer(self, offer: Offer, datagram: Datagram, source: Address, now: float) -> None:
         if now < self._response_at + self._response_interval:
@@ -335,7 +322,7 @@ class NetHost:
         self._version = datagram.version
         payload = Response(offer.client_key, self._random(32)).encode()
         seal = Seal(self._key.data_key(payload), self._key.mac)
-        self._answered.append(DataChannel(seal, offer.base, source, datagram.version))
+        self._answered.append(DataChannel(seal, offer, source, datagram.version))
         sealed = self._control.seal(datagram.version, _CONTROL, datagram.sequence, True, payload)
         self._output.append((sealed, source))
         self.counters.responses += 1

@@ -14,8 +14,9 @@ As long as things move, turn follows turn; in a silence they become rarer, a tho
 hundred after 180. By this order a request counts for taken before its reply is handed on.
 
 A packet counts for read only when the emptying has succeeded; if a bus reset comes in between, the next look tells.
-What cannot be told is whether the target has got a packet of ours when the write of its status was cancelled and the
-box is empty: that is `Disturbed`, for a request that is done twice, or a reply that belongs to another, would be worse.
+What cannot be told is whether the target has got a packet of ours when the write of its status was cancelled and both
+boxes are empty: that is `Disturbed`, for a request that is done twice, or a reply that belongs to another, would be
+worse.
 
 What is given later takes the place of what was given before. A packet is given up by its link, and only then followed
 by another; a break-in waits a moment for the packet before it, and takes that back if the target does not look for
@@ -150,7 +151,7 @@ class Mailbox(Errand):
         self._heard()
         is_full = head.startswith(FULL)
         if self._boxed or self._unsure:
-            yield from self._look_after_ours(block)
+            yield from self._look_after_ours(block, is_full)
         if self._held is not None and not (is_full and head == self._held[0]):
             self._hand_on(self._held[1])  # the box was emptied, though the bus did not say so
         if is_full:
@@ -186,11 +187,12 @@ class Mailbox(Errand):
                 self._given = b""
         self._events.append(Came(packet))
 
-    def _look_after_ours(self, block: Block) -> Script[None]:
+    def _look_after_ours(self, block: Block, has_said: bool) -> Script[None]:
+        """``has_said``: the target has put something into the send box."""
         status = yield Read(block.descriptor.receive, len(FULL))
         if self._unsure:
             packet, self._unsure = self._unsure, b""
-            if status != FULL:
+            if status != FULL and not has_said:
                 self._given = b""
                 self._events.append(Disturbed("a bus reset came between a packet and the target"))
                 return

@@ -271,30 +271,33 @@ class NetHost:
             self.counters.reflected += 1
             return ()
         offer = Offer.decode(datagram.payload)
-        if offer is None:
-            return ()
+        return () if offer is None else self._on_offer(offer, datagram, source, now)
+
+    def _on_offer(self, offer: Offer, datagram: Datagram, source: Address, now: float) -> Iterable[NetEvent]:
         self.counters.offers += 1
+        current = self._current
         is_newer = self._newest.add(offer)
         if current is None:
             if not offer.is_bound or self._taken_by is None:
                 self._answer(offer, datagram, source, now)
             return ()
+        at_home = source[0] == current.peer[0]
         is_quiet = now >= self._heard_at + self._quiet_after
         if not (is_newer or is_quiet):
             self.counters.replayed += 1
         elif is_quiet and (not offer.is_bound or (at_home and not is_newer)):
             self._answer(offer, datagram, source, now)
         elif at_home:
-            return self._on_offer(current, offer, datagram, source, now)
+            return self._on_home_offer(current, offer, datagram, source, now)
         elif source != self._stranger:
             self._stranger = source
             return (Stranger(source),)
         return ()
 
-    def _on_offer(
+    def _on_home_offer(
         self, current: DataChannel, offer: Offer, datagram: Datagram, source: Address, now: float
     ) -> Iterable[NetEvent]:
-        """An OFFER from the machine that is connected.
+        """A new OFFER from the machine that is connected.
 
         One with a data channel, of a boot that we have answered and heard nothing of, lost its connect check. One of a
         boot that we know nothing of may be recorded, and counts only when the boot that we know is silent.

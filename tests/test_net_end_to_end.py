@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from typing import Any
 
@@ -269,3 +270,40 @@ def test_kdsrv_connect_and_a_bridge() -> None:
             debugger.halt()
             assert debugger.read(KERNEL_BASE, 2) == b"MZ"
         assert "Traceback" not in server.text
+
+
+class FloodTests(NetCase):
+    """20,000 datagrams a second from strangers."""
+
+    rate = 20_000
+    seconds = 3.0
+
+    async def reads_in(self, target: Target, seconds: float) -> int:
+        count, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert await target.read_virtual(KERNEL_BASE, 2, timeout=10) == b"MZ"
+            count += 1
+        return count
+
+    async def test_a_session_works_on_and_a_new_target_gets_in(self) -> None:
+        self.machine(state="halted")
+        target = await self.attach()
+        await target.wait_for_stop(timeout=10)
+        before = await self.reads_in(target, 1.0)
+        resident, log = self.server.resident, len(self.server.text)
+        words = [sys.executable, ROOT / "tests" / "net_flood.py", str(self.port), str(self.rate), str(self.seconds)]
+        with BackgroundProgram(words, cwd=ROOT) as program:
+            await pause(0.5)
+            during = await self.reads_in(target, 1.0)
+            self.machine(key=OTHER_KEY, state="halted", bind=("127.0.0.9", 0))
+            other = await self.attach(OTHER_KEY)
+            begin = time.monotonic()
+            await other.wait_for_stop(timeout=10)
+            came_in = time.monotonic() - begin
+            await until(lambda: "sent" in program.text, self.seconds + 5)
+            sent = int(program.text.split()[1])
+        assert sent > 0.8 * self.rate * self.seconds
+        assert during > 0.3 * before, (before, during)
+        assert came_in < 3.0
+        assert self.server.resident < resident + 3_000_000
+        assert self.server.text[log:].count("\n") < 30

@@ -16,8 +16,8 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -64,6 +64,7 @@ class MemoryTransport:
         self._protocol = protocol
         self._arriving: list[tuple[float, bytes | None]] = []
         self._delivery: IDelayedCall | None = None
+        self._bytes_left: int | None = None
 
     def connect(self, other: MemoryTransport) -> None:
         """Join two ends and tell the protocols."""
@@ -98,6 +99,10 @@ class MemoryTransport:
                 end._arriving.clear()
                 end._end(ConnectionLost())
 
+    def cut_after(self, count: int) -> None:
+        """The network fails when so many more bytes, 1 at least, have come to this end."""
+        self._bytes_left = count
+
     def getPeer(self) -> IAddress:  # noqa: N802  # the name is ITransport's
         """An address for show."""
         return _ADDRESS
@@ -130,9 +135,16 @@ class MemoryTransport:
             closed = data is None
             arrived.append(data or b"")
         self._schedule()
-        if self.connected and (data := b"".join(arrived)):
+        data, fails = b"".join(arrived), False
+        if self._bytes_left is not None:
+            fails = len(data) >= self._bytes_left
+            data = data[: self._bytes_left]
+            self._bytes_left -= len(data)
+        if self.connected and data:
             self._protocol.dataReceived(data)
-        if closed:
+        if fails:
+            self.cut()
+        elif closed:
             self._end(ConnectionDone())
 
     def _end(self, reason: Exception) -> None:
@@ -143,16 +155,20 @@ class MemoryTransport:
 
 @implementer(IStreamClientEndpoint)
 class MemoryEndpoint:
-    """A client endpoint that leads to ``server`` in memory; ``connections`` are the clients' ends."""
+    """A client endpoint that leads to ``server`` in memory; ``connections`` are the clients' ends. Before
+    ``away_until``, a time of the clock, there is no way to it."""
 
     def __init__(self, clock: Clock, server: IProtocolFactory, latency: float = 0.0) -> None:
         self.connections: list[MemoryTransport] = []
+        self.away_until = 0.0
         self._clock = clock
         self._server = server
         self._latency = latency
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect at once."""
+        if self._clock.seconds() < self.away_until:
+            return fail(ConnectError(string="the network is away"))
         client, server = protocolFactory.buildProtocol(_ADDRESS), self._server.buildProtocol(_ADDRESS)
         assert client is not None
         assert server is not None
@@ -178,7 +194,8 @@ class MemoryLab:
 
     def open_session(self, trans: str | KdSpec | None = "sim:", **options: Any) -> Opening:
         """A client's session through the network; options are those of ``kdsrv.client.open_session_over``."""
-        return open_session_over(self.clock, self.endpoint, trans, **{"client": "a test", **options})
+        usual = {"client": "a test", "random": lambda: 0.0}
+        return open_session_over(self.clock, self.endpoint, trans, **{**usual, **options})
 
     def open_session_in_process(self, trans: str | KdSpec | None = "sim:", **options: Any) -> Opening:
         """A session without the network in between."""
@@ -221,8 +238,9 @@ class MemoryLab:
             outcome[0].raiseException()
         return outcome[0]
 
-    def cut(self) -> None:
-        """The network fails: every client that is connected is cut off."""
+    def cut(self, seconds: float = 0.0) -> None:
+        """The network fails: every client that is connected is cut off, and finds no way back for so long."""
+        self.endpoint.away_until = self.clock.seconds() + seconds
         for connection in self.endpoint.connections:
             connection.cut()
 

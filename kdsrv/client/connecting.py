@@ -134,7 +134,7 @@ class Route:
         protocol = await reach(self._endpoint, self._address, make)
         try:
             attached = await protocol.attached
-        except BaseException:
+        except Exception:  # cancelled or refused
             protocol.leave()
             raise
         finally:

@@ -22,8 +22,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -53,7 +52,8 @@ WATCHFUL: Final = Rhythm(ping=8.0, silence=15.0)
 """A connection that has died without a sign is soon replaced."""
 
 _AT_ONCE: Final = 0.05
-"""Seconds until the first try where the connection has been of use."""
+"""Seconds until the first try, if the connection has been of use: something came by it, or it stood for a second."""
+_OF_USE: Final = 1.0
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 15.0
 _LONGEST_WAIT_TO_RESUME: Final = 5.0
@@ -190,18 +190,27 @@ class LastingSession:
             self._end(reason)
             return
         self._absent_at = self._clock.seconds()
-        was_of_use = thread is not None and thread.ledger.received > self._received
-        if was_of_use or self._absent_at >= self._present_at + _LONG:
-            self._backoff.reset()
         self._say(Broken(reason))
         self._stay_away(reason, thread)
-        coming = Deferred.fromCoroutine(self._come_back(thread, _AT_ONCE if was_of_use else self._backoff.next()))
+        coming = Deferred.fromCoroutine(self._come_back(thread, self._first_wait(thread)))
         if not self._reopens:
             coming.addTimeout(self._linger, self._clock)
         self._coming = coming
         coming.addErrback(self._not_back, reason)
 
     # Coming back
+
+    def _first_wait(self, thread: Thread | None) -> float:
+        """Seconds to wait after this connection: none to speak of if it was of use."""
+        stood = self._absent_at - self._present_at
+        came = 0 if thread is None else thread.ledger.received - self._received
+        if thread is not None and (came or stood >= _OF_USE):
+            self._received += came
+            self._backoff.reset()
+            return _AT_ONCE
+        if stood >= _LONG:
+            self._backoff.reset()
+        return self._backoff.next()
 
     @property
     def _reopens(self) -> bool:
@@ -242,6 +251,7 @@ class LastingSession:
     def _opened(self, found: tuple[ClientProtocol, Attached]) -> Attached:
         protocol, attached = found
         self._present(protocol, attached)
+        self._run_state = attached.status.run_state
         return attached
 
     def _present(self, protocol: ClientProtocol, attached: Attached) -> None:
@@ -251,9 +261,7 @@ class LastingSession:
         self._protocol = protocol
         self._instance = self._route.instance
         self._linger = attached.linger
-        self._run_state = attached.status.run_state
         self._present_at = self._clock.seconds()
-        self._received = 0 if protocol.thread is None else protocol.thread.ledger.received
 
     def _renewed(self, protocol: ClientProtocol, attached: Attached, why: str) -> None:
         """Another session is in the place of the one that was lost."""
@@ -262,6 +270,7 @@ class LastingSession:
         if self._route.instance != self._instance:
             why = "the server was restarted"
         as_it_was = "" if self._terms.on_leave is OnLeave.CONTINUE else ", the target is as it was"
+        self._received = 0
         self._present(protocol, attached)
         self._say(Renewed(attached, f"{why}: a new session{as_it_was}"))
         if lost:

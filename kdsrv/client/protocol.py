@@ -174,7 +174,7 @@ class ClientProtocol(Protocol):
             return
         if confirmation := self._connection.confirmation():
             self._line.write(confirmation)
-        if len(self._backlog):
+        if len(self._backlog) and self._connection.state is State.ATTACHED:
             self._send_waiting()
 
     @override

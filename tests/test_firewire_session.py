@@ -116,6 +116,15 @@ def test_memory(lab: FireWireLab, halted: Target) -> None:
     assert lab.node.link.refused == 0
 
 
+def test_a_request_as_long_as_a_serial_line_takes_it(lab: FireWireLab, halted: Target) -> None:
+    """It does not fit into a mailbox, and goes in two portions."""
+    place = lab.simulated().machine.kernel.pool(4096)
+    data = Random(1995).randbytes(3944)
+    reply = lab.run(halted.request(Manipulate.write_virtual(place, data)))
+    assert reply["actual"] == len(data)
+    assert lab.simulated().memory.read_virtual(place, 3944) == data
+
+
 def test_registers_breakpoints_and_steps(lab: FireWireLab, halted: Target) -> None:
     work = lab.simulated().machine.kernel.worker_routines["WorkerStep"]
     lab.run(halted.set_breakpoint(work))

@@ -89,6 +89,7 @@ class LinkDriver:
         """The transport brought ``data``; how many bytes the packet being received still lacks."""
         link = self.link
         may_wait = False
+        self._delay = 0.0
         for event in link.receive(data, self._clock.seconds()):
             if type(event) is Packet:
                 may_wait = event.type == MANIPULATE
@@ -109,7 +110,10 @@ class LinkDriver:
         link = self.link
         while output := link.take_output():
             if self._held:
-                output = self._with_held(output)
+                if link.in_datagrams:
+                    self.release_ack()
+                else:
+                    output, self._held = self._held + output, b""
             if may_wait and self._acks is not None and len(output) == HEADER_SIZE:
                 self._held = output
                 self._acks.add(self)
@@ -118,7 +122,6 @@ class LinkDriver:
                 self._delayed.set(self._clock.seconds() + self._delay)
             else:
                 self._write(output)
-        self._delay = 0.0
         self._alarm.set(link.deadline)
 
     def delay_ack(self, seconds: float) -> None:
@@ -140,14 +143,6 @@ class LinkDriver:
         held, self._held = self._held, b""
         if held:
             self._write(held)
-
-    def _with_held(self, output: bytes) -> bytes:
-        """What was held back goes before ``output``; datagrams are not joined."""
-        held, self._held = self._held, b""
-        if not self.link.in_datagrams:
-            return held + output
-        self._write(held)
-        return output
 
     def _expire(self) -> None:
         self.release_ack()

@@ -3,9 +3,9 @@
 KD allows one request at a time, though a user may hand over many at once. A request is *on the link* from the moment it
 is sent until its reply, or its acknowledgement if that is all it gets. Those behind it wait in order.
 
-    put -> waiting -> next -> begin -> on the link -> end
-                                                   -> lose: its user is told that no reply comes
-                                                   -> disown: its user has gone, and the reply is nobody's
+    put -> waiting -> begin -> on the link -> end
+                                           -> lose: its user is told that no reply comes
+                                           -> disown: its user has gone, and the reply is nobody's
 
 One that is too long for the medium is on the link until all its portions are answered (see kdsrv/kd/portions.py).
 """
@@ -25,6 +25,8 @@ __all__ = ["Requests", "runs_target", "time_to_work"]
 _MAX_WAITING: Final = 2000
 """Requests that may wait for the target: far more than a window, which counts only those that are replied to."""
 _MAY_RUN: Final = frozenset({Api.WRITE_BREAKPOINT_EX, Api.RESTORE_BREAKPOINT_EX})
+_SIZE_OF_NUMBER: Final = 4
+_RUN_OR_MAY: Final = RUNS_TARGET | _MAY_RUN
 _CONTINUE_STATUS: Final = slice(0x14, 0x18)
 _LONG: Final = frozenset({Api.SEARCH_MEMORY, Api.FILL_MEMORY})
 _WORK: Final = 4 << 20
@@ -45,45 +47,42 @@ def time_to_work(request: bytes) -> float:
 
 
 class Requests:
-    """``api`` is the ApiNumber of the request on the link, None if there is none; ``payload`` is that request, and
-    ``runs_target`` whether the target runs for it; ``portions`` follow it if there are several, of which ``portion`` is
-    the one that was sent last. ``then_break_in``: a break-in goes behind the next that runs the target."""
+    """``waiting`` are those that wait, to be added to by ``put``. ``api`` is the ApiNumber of the request on the link,
+    None if there is none; ``payload`` is that request, and ``runs_target`` whether the target runs for it; ``portions``
+    follow it if there are several, of which ``portion`` was sent last, and its reply begins with ``reply_begins``.
+    ``then_break_in``: a break-in goes behind the next that runs the target."""
 
     __slots__ = (
-        *("_is_owned", "_waiting", "api", "begun_at", "payload", "portion", "portions", "runs_target"),
-        "then_break_in",
+        *("_is_owned", "api", "begun_at", "payload", "portion", "portions", "reply_begins", "runs_target"),
+        *("then_break_in", "waiting"),
     )
 
     def __init__(self) -> None:
         self.api: int | None = None
+        self.waiting: deque[bytes] = deque()
         self.payload = self.portion = b""
+        self.reply_begins: bytes | None = None
         self.portions: Portions | None = None
         self.runs_target = False
         self.then_break_in = False
         self.begun_at = 0.0
-        self._waiting: deque[bytes] = deque()
         self._is_owned = True
-
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
 
     def put(self, payload: bytes) -> None:
         """Add a request. PeerError for one that is too short to be one, or when too many wait."""
-        api_number(payload)
-        if len(self._waiting) >= _MAX_WAITING:
+        waiting = self.waiting
+        if len(payload) < _SIZE_OF_NUMBER:
+            api_number(payload)
+        if len(waiting) >= _MAX_WAITING:
             raise PeerError(why="it sends requests without end, and the target takes none")
-        self._waiting.append(payload)
-
-    def next(self) -> bytes:
-        """Take the oldest that waits."""
-        return self._waiting.popleft()
+        waiting.append(payload)
 
     def begin(self, payload: bytes, now: float) -> None:
         """This one is on the link from now on."""
         self.payload = self.portion = payload
-        self.api = api_number(payload)
-        self.runs_target = runs_target(payload)
+        self.reply_begins = payload[:_SIZE_OF_NUMBER]
+        self.api = api = api_number(payload)
+        self.runs_target = api in _RUN_OR_MAY and runs_target(payload)
         self.begun_at = now
         self._is_owned = True
 
@@ -95,38 +94,38 @@ class Requests:
         self.portions = portions(self.payload, max_request, max_reply)
         if self.portions is not None:
             try:
-                self.portion = next(self.portions)
+                self._sent(next(self.portions))
             except StopIteration as end:
                 refusal: bytes = end.value
                 return refusal
         return None
-
-    def is_answered_by(self, reply: bytes) -> bool:
-        """Whether this reply is to what was sent last."""
-        return self.api is not None and reply[:4] == self.portion[:4]
 
     def join(self, reply: bytes, now: float) -> bytes | None:
         """The reply to the whole request, or None: then another ``portion`` is to be sent."""
         if self.portions is None or not self._is_owned:
             return reply
         try:
-            self.portion = self.portions.send(reply)
+            self._sent(self.portions.send(reply))
         except StopIteration as end:
             whole: bytes = end.value
             return whole
         self.begun_at = now
         return None
 
+    def _sent(self, portion: bytes) -> None:
+        self.portion = portion
+        self.reply_begins = portion[:_SIZE_OF_NUMBER]
+
     def end(self) -> bool:
         """The request on the link is answered, or acknowledged if that is all it gets; whether its user is there."""
-        self.api = self.portions = None
+        self.api = self.portions = self.reply_begins = None
         self.runs_target = False
         return self._is_owned
 
     @property
     def waiting_run_target(self) -> bool:
         """Whether one that waits will let the target run."""
-        return any(map(runs_target, self._waiting))
+        return any(map(runs_target, self.waiting))
 
     @property
     def is_replied(self) -> bool:
@@ -140,8 +139,8 @@ class Requests:
 
     def lose_all(self) -> int:
         """No reply comes to any. How many their user has to be told of; those without a reply do not count."""
-        lost = self.lose() + sum(api_number(payload) not in NO_REPLY for payload in self._waiting)
-        self._waiting.clear()
+        lost = self.lose() + sum(api_number(payload) not in NO_REPLY for payload in self.waiting)
+        self.waiting.clear()
         self.then_break_in = False
         return lost
 
@@ -150,8 +149,8 @@ class Requests:
 
         The last of them is returned if it lets the target run, else b"".
         """
-        last = self._waiting[-1] if self._waiting else b""
-        self._waiting.clear()
+        last = self.waiting[-1] if self.waiting else b""
+        self.waiting.clear()
         self.then_break_in = False
         self._is_owned = False
         return last if last and runs_target(last) else b""

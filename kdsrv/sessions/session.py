@@ -161,7 +161,8 @@ class Session(TargetSide):
         return self.run_state is RunState.HALTED or self.link.phase is Phase.RESETTING
 
     def _close_when_settled(self) -> None:
-        if self._settled or self._requests or self._requests.api is not None or self.link.backlog or self._departs:
+        requests = self._requests
+        if self._settled or requests.waiting or requests.api is not None or self.link.backlog or self._departs:
             return
         self._settled = True
         self._driver.flush()
@@ -186,7 +187,7 @@ class Session(TargetSide):
         elif requests.runs_target or requests.waiting_run_target:
             requests.then_break_in = True
         elif requests.api is None:
-            if not requests:
+            if not requests.waiting:
                 self._give_stop()
         elif self._is_overdue:
             self._lose_requests()

@@ -13,7 +13,7 @@ that attaches or lost the thread is given it without disturbing the target.
                               acknowledging or answering
 
 Requests wait until the target halts, which one that is halted says again after a reset. Nothing here is done per packet
-but what ``_on_packet`` says.
+but what ``_on_packet`` and ``_on_reply`` say.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class TargetSide(ABC):
         self._lookout = Lookout(clock.seconds())
         self._looks = Alarm(clock, self._look)
         self._looked = 0
+        self._is_narrow = link.max_request < MAX_PAYLOAD or link.max_reply < MAX_PAYLOAD
         self._requests = Requests()
         self._reply_limit = reply_limit
         self._replies = Alarm(clock, self._await_reply)
@@ -129,7 +130,10 @@ class TargetSide(ABC):
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Packet):
-            self._on_packet(event)
+            if event.type == MANIPULATE:
+                self._on_reply(event)
+            else:
+                self._on_packet(event)
         elif isinstance(event, Acknowledged):
             self._on_acknowledged(event)
         elif isinstance(event, GaveUp):
@@ -139,11 +143,8 @@ class TargetSide(ABC):
             self._forget_stop()
 
     def _on_packet(self, packet: Packet) -> None:
-        if packet.type == MANIPULATE:
-            self._on_reply(packet)
-            return
-        for observer in self._observers:
-            observer.packet_from_target(packet)
+        if self._observers:
+            self._show(packet)
         if packet.type in _STOPS:
             self._on_stop(packet)
             self._give(packet)
@@ -160,7 +161,7 @@ class TargetSide(ABC):
 
     def _on_reply(self, reply: Packet) -> None:
         requests = self._requests
-        if not requests.is_answered_by(reply.payload):
+        if reply.payload[:4] != requests.reply_begins:
             self.orphans += 1
             return
         if requests.portions is not None:
@@ -169,8 +170,8 @@ class TargetSide(ABC):
                 self.link.send(MANIPULATE, requests.portion, requests.begun_at)
                 return
             reply = Packet(MANIPULATE, whole)
-        for observer in self._observers:
-            observer.packet_from_target(reply)
+        if self._observers:
+            self._show(reply)
         if requests.api in BREAKPOINT_REQUESTS:
             self._breakpoints.note(requests.payload, reply.payload)
         runs_target = requests.runs_target
@@ -178,7 +179,8 @@ class TargetSide(ABC):
             self._give(reply)
         if runs_target:
             self._on_reply_that_runs(reply.payload)
-        self._next_request()
+        if requests.waiting:
+            self._next_request()
 
     def _on_reply_that_runs(self, payload: bytes) -> None:
         """Breakpoints are written, and now the target runs, if it has understood the continue status as we do."""
@@ -245,8 +247,8 @@ class TargetSide(ABC):
 
     def _next_request(self) -> None:
         requests = self._requests
-        while requests and requests.api is None and self.run_state is RunState.HALTED:
-            payload = requests.next()
+        while requests.waiting and requests.api is None and self.run_state is RunState.HALTED:
+            payload = requests.waiting.popleft()
             if not self._answers(payload):
                 self._ask(payload)
 
@@ -258,14 +260,14 @@ class TargetSide(ABC):
         """Put a request on the link, or the first of its portions."""
         requests, link, now = self._requests, self.link, self._clock.seconds()
         requests.begin(request, now)
-        if link.max_reply < MAX_PAYLOAD or link.max_request < MAX_PAYLOAD:
+        if self._is_narrow:
             refusal = requests.divide(link.max_request, link.max_reply)
             if refusal is not None:
                 requests.end()
                 self._give(Packet(MANIPULATE, refusal))
                 return
-        for observer in self._observers:
-            observer.packet_to_target(Packet(MANIPULATE, request))
+        if self._observers:
+            self._show_sent(Packet(MANIPULATE, request))
         link.send(MANIPULATE, requests.portion, now)
         if not self._awaits_reply:
             self._await_reply()
@@ -276,8 +278,7 @@ class TargetSide(ABC):
         """Answer the question that the target has asked."""
         question, self._question = self._question, None
         if question is not None:
-            for observer in self._observers:
-                observer.packet_to_target(Packet(question.type, payload))
+            self._show_sent(Packet(question.type, payload))
             payload = shorten_answer(question.type, payload, self.link.max_request)
             self.link.send(question.type, payload, self._clock.seconds())
 
@@ -328,7 +329,15 @@ class TargetSide(ABC):
         self._lose_requests(in_flight_only=True)
         self._reset()
 
-    # What there is to say
+    # What there is to see and to say
+
+    def _show(self, packet: Packet) -> None:
+        for observer in self._observers:
+            observer.packet_from_target(packet)
+
+    def _show_sent(self, packet: Packet) -> None:
+        for observer in self._observers:
+            observer.packet_to_target(packet)
 
     def _set_status(self, status: Status) -> None:
         if status != self.status:

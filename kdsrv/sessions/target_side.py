@@ -107,25 +107,6 @@ class TargetSide(ABC):
         if not self._away:
             self.transport.write(data)
 
-    # What is known
-
-    @property
-    def _stands(self) -> bool:
-        """Whether the target stands at its stop, and nothing that ends it is on the link."""
-        requests = self._requests
-        return self.stop is not None and (requests.api is None or (requests.is_replied and not requests.runs_target))
-
-    @property
-    def _is_in_step(self) -> bool:
-        """Whether both ends of the link agree, and nothing is under way."""
-        agreed = self.link.phase is Phase.SYNCED and self.run_state is not RunState.UNKNOWN
-        return agreed and self._requests.api is None and not self.link.backlog
-
-    @property
-    def _is_overdue(self) -> bool:
-        """Whether the reply to the request on the link should be here, and not a byte of it is."""
-        return not self.link.missing and self._clock.seconds() >= self._requests.begun_at + _OVERDUE
-
     # The link's events
 
     def _on_event(self, event: Event) -> None:

@@ -31,6 +31,8 @@ _LEAVE_LIMIT: Final = 1.0
 """Seconds that a target has to finish what is on the line when its user leaves."""
 _DEPARTURE_LIMIT: Final = 5.0
 """Seconds that it has to be made to run, besides what the line takes for it."""
+_OVERDUE: Final = 3.0
+"""Seconds after which a break-in is no longer held back by a request that the target has taken and does not answer."""
 _LAST_BYTES: Final = 64
 """So many bytes get the time to leave a serial port before it is closed, which drops the rest."""
 

@@ -49,8 +49,6 @@ _STATUS_INTERVAL: Final = 1.0
 """Seconds between two looks at a line on which nothing is settled."""
 _PROBE_EVERY: Final = 5
 """Looks at a lost target between two RESETs."""
-_OVERDUE: Final = 3.0
-"""Seconds after which a break-in is no longer held back by a request that the target has taken and does not answer."""
 _PRINT_HOLD: Final = 0.25
 """Seconds that a target waits for the ACK of a print whose reader is behind; it repeats a print after a second."""
 

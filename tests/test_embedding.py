@@ -170,10 +170,10 @@ class RealSockets(TestCase):
         await pause(0)
         (protocol,) = self.service.factory._attached
         protocol.transport.abortConnection()  # type: ignore[union-attr]
-        with pytest.raises(SessionEnded):
-            await reading
-        with pytest.raises(SessionEnded):
-            await target.break_in()
+        memory = self.targets["sim"].target.memory
+        assert await reading == memory.read_virtual(place, MEGABYTE)
+        assert await target.break_in() is target.stop
+        await target.leave()
 
     async def test_the_server_stops(self) -> None:
         target = await self.halted()

@@ -72,9 +72,9 @@ def test_a_second_client_is_told_who_holds_the_target(server: Server) -> None:
 
 
 def test_a_killed_client_frees_its_target_at_once(server: Server) -> None:
-    """In the middle of a read, so that the target's answer comes when nobody is there."""
+    """In the middle of a read, so that the target's answer comes when nobody is there. It did not want to come back."""
     trans = "sim:name=killed,baud=115200"
-    with Client(server.string(trans)) as first:
+    with Client(server.string(trans), "--tcp", "0", "--no-reconnect") as first:
         with Debugger(first.bridge) as debugger:
             stop = StateChange.decode(debugger.halt().payload)
             for _ in range(3):

@@ -30,7 +30,9 @@ def test_the_network_fails() -> None:
     lab = MemoryLab(latency=0.05)
     target = lab.run(lab.open_session("sim:"))
     lab.run(target.break_in())
-    lab.cut()
+    lab.cut(5)
+    assert lab.run(kernel_is_there(target)), "it takes five seconds longer"
+    lab.cut(300)
     with pytest.raises(SessionEnded):
         lab.run(kernel_is_there(target))
     lab.close()

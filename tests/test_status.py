@@ -31,6 +31,16 @@ EACH = [
     (Opening("com:port=com1,baud=19200"), "unknown", "opening com:port=com1,baud=19200"),
     (Quiet(5.2), "unknown", "no byte from the target for 5 s: it is running, off, or nothing is connected"),
     (Noise(17), "unknown", "17 bytes came but no KD packet: wrong baud rate?"),
+    (
+        Noise(17, 115200, (57600,)),
+        "unknown",
+        "17 bytes came but no KD packet: at 115200 baud they look like KD at 57600",
+    ),
+    (
+        Noise(17, 115200, (57600, 9600)),
+        "unknown",
+        "17 bytes came but no KD packet: at 115200 baud they look like KD at 57600 or 9600",
+    ),
     (BreakingIn(3.0), "unknown", "break-in sent 3 s ago, no answer yet"),
     (BreakingIn(3.0, 9), "unknown", "break-in sent 3 s ago, no answer yet (9 bytes came)"),
     (Running(), "running", "running"),
@@ -106,6 +116,11 @@ def test_exception_codes_that_have_a_name() -> None:
     assert reasons == ["breakpoint", "single-step", "processor-switch", "exception"]
 
 
+def test_noise_of_a_peer_that_tells_no_rates() -> None:
+    value = {"kind": "noise", "bytes": 9, "run_state": "unknown", "sentence": "noise"}
+    assert status_from_json(value) == Noise(9)
+
+
 def test_what_a_target_says_cannot_reach_a_terminal_raw() -> None:
     status = Halted(0, HaltReason.MODULE_LOAD, text="x\x1b[2J\r\n.sys")
     assert status.sentence() == "halted: module load x?[2J??.sys"
@@ -124,6 +139,7 @@ def test_what_a_target_says_cannot_reach_a_terminal_raw() -> None:
         {"kind": "quiet", "seconds": 10**400},
         {"kind": "quiet", "seconds": True},
         {"kind": "noise", "bytes": -1},
+        {"kind": "noise", "bytes": 1, "baud": 9600, "rates": 19200},
         {"kind": "halted", "processor": 0, "reason": "boredom", "code": "0x1", "address": "0x1", "text": ""},
         {"kind": "halted", "processor": 0, "reason": "breakpoint", "code": 1, "address": "0x1", "text": ""},
         {"kind": "halted", "processor": 0, "reason": "breakpoint", "code": "0x1", "address": "1", "text": ""},

@@ -118,16 +118,23 @@ class Quiet(Status):
 
 @dataclass(frozen=True, slots=True)
 class Noise(Status):
-    """Bytes come that are no KD packets."""
+    """Bytes come that are no KD packets. Read at ``baud``, they look like KD at ``rates``, the likeliest first; 0 and
+    none: that cannot be told."""
 
     kind = "noise"
     bytes: int
+    baud: int = 0
+    rates: tuple[int, ...] = ()
 
     def sentence(self) -> str:
-        return f"{self.bytes} bytes came but no KD packet: wrong baud rate?"
+        came = f"{self.bytes} bytes came but no KD packet"
+        if self.rates:
+            rates = " or ".join(map(str, self.rates))
+            return f"{came}: at {self.baud} baud they look like KD at {rates}"
+        return f"{came}: wrong baud rate?"
 
     def _fields(self) -> dict[str, object]:
-        return {"bytes": self.bytes}
+        return {"bytes": self.bytes, "baud": self.baud, "rates": list(self.rates)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +301,16 @@ def _halted(members: Members) -> Status:
     )
 
 
+def _noise(members: Members) -> Status:
+    if not members.has("rates"):
+        return Noise(members.integer("bytes"))
+    return Noise(members.integer("bytes"), members.integer("baud"), members.integers("rates"))
+
+
 _READERS: Final[dict[str, Callable[[Members], Status]]] = {
     Opening.kind: lambda members: Opening(members.text("target")),
     Quiet.kind: lambda members: Quiet(members.seconds("seconds")),
-    Noise.kind: lambda members: Noise(members.integer("bytes")),
+    Noise.kind: _noise,
     BreakingIn.kind: lambda members: BreakingIn(members.seconds("seconds"), members.integer("bytes")),
     Running.kind: lambda members: Running(),
     Halted.kind: _halted,
@@ -312,9 +325,10 @@ def status_from_json(value: object) -> Status:
     """The status that a peer sent; one of an unknown kind is an UnknownStatus. PeerError if a field does not fit."""
     members = Members("status", value)
     kind = members.text("kind")
-    from kdsrv.sessions.net_status import NET_READERS  # it builds on this module
+    from kdsrv.sessions.link_status import LINK_READERS  # they build on this module
+    from kdsrv.sessions.net_status import NET_READERS
 
-    reader = _READERS.get(kind) or NET_READERS.get(kind)
+    reader = _READERS.get(kind) or NET_READERS.get(kind) or LINK_READERS.get(kind)
     if reader is not None:
         return reader(members)
     return UnknownStatus(kind, members.text("sentence"), members.choice("run_state", RunState))

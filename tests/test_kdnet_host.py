@@ -356,9 +356,11 @@ def test_a_boot() -> None:
     assert sent(host, booted, b"b") is not None
 
 
-def test_a_boot_whose_check_got_lost() -> None:
+@pytest.mark.parametrize("last_heard", [0.0, 29.0])
+def test_a_boot_whose_check_got_lost(last_heard: float) -> None:
     host, machine = make_host(), Machine()
     connect(host, machine)
+    receive(host, machine.offer(HERE), now=last_heard)
     booted = Machine(boot=2)
     response = answer_to(host, booted.offer(), now=30.0)
     assert response is not None
@@ -521,7 +523,9 @@ def test_a_target_whose_address_changed_is_found_once_the_old_one_is_silent() ->
 def test_a_second_machine_that_is_bound_is_ignored_even_then() -> None:
     host, other = make_host(), Machine(boot=2)
     connect(host, Machine())
-    assert receive(host, other.offer(HERE), ELSEWHERE, 60.0) == [Stranger(ELSEWHERE)]
+    offer = other.offer(HERE)
+    assert receive(host, offer, ELSEWHERE, 60.0) == [Stranger(ELSEWHERE)]
+    assert receive(host, offer, ELSEWHERE, 70.0) == []
     assert host.take_output() == []
 
 

@@ -673,9 +673,16 @@ class Desk:
             self._hear(self.link.expire(self.now))
         self._pump()
 
-    def until_stopped(self) -> None:
+    def start_again(self) -> None:
+        """As the program does that hosts the debugger: the target knows nothing of it."""
+        self.host = NetHost(NET_KEY, random=self.random.randbytes)
+        self.link = NetLink()
+        self.told.clear()
+        self.stopped = False
+
+    def until_stopped(self, *, by_break_in: bool = True) -> None:
         while not self.stopped:
-            if self.host.peer is not None and not self.link.breaking_in:
+            if by_break_in and self.host.peer is not None and not self.link.breaking_in:
                 self.link.break_in(self.now)
             self.step()
 
@@ -765,6 +772,19 @@ def test_ten_thousand_requests_over_a_bad_network() -> None:
     assert desk.host.counters.refused == 0
     assert desk.host.counters.replayed > 300
     assert desk.link.counters.repeats_sent > 300
+
+
+def test_a_host_that_starts_again_is_told_of_the_stop_by_a_target_that_is_halted() -> None:
+    desk = Desk(3, NetFaultRates())
+    desk.until_stopped()
+    desk.write_and_read(1)
+    desk.start_again()
+    at = desk.now
+    desk.until_stopped(by_break_in=False)
+    assert desk.now < at + 3.5
+    desk.write_and_read(2)
+    assert desk.link.counters.packets_sent == 2
+    assert not desk.target.link.break_pending
 
 
 def test_a_boot_in_the_middle_of_a_bad_network() -> None:

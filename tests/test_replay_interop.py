@@ -16,8 +16,7 @@ from kdsrv.sim.target import SimulatedTarget
 pytestmark = pytest.mark.interop
 
 
-@pytest.mark.parametrize("visit", [visit_with_ntoseye, visit_with_radare2])
-@pytest.mark.parametrize("state", ["halted", "running"])
+@pytest.mark.parametrize(("visit", "state"), [(visit_with_ntoseye, "running"), (visit_with_radare2, "halted")])
 def test_a_visit_is_played_back(visit: Callable[[Path, Kernel], None], state: str, tmp_path: Path) -> None:
     kernel = SimulatedTarget().machine.kernel
     bridge, played, records = tmp_path / "bridge", tmp_path / "played", tmp_path / "records"

@@ -10,11 +10,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from kdsrv.errors import TargetError
 from kdsrv.sessions.tenant import Applicant
 
-__all__ = ["ASK_LIMIT", "Applications", "NotGiven"]
+__all__ = ["ASK_LIMIT", "MOST_ASKING", "Applications", "NotGiven"]
 
 ASK_LIMIT: Final = 60.0
 """Seconds that a holder has to answer."""
-_MOST: Final = 8
+MOST_ASKING: Final = 8
 """Applicants for one target."""
 
 
@@ -51,7 +51,7 @@ class Applications:
         """Fires when it is the applicant's turn, and fails with a TargetError when nobody answers. Can be cancelled."""
         waiting = self._waiting.setdefault(key, [])
         answer: Deferred[None] = Deferred(lambda _: self._remove(key, application))
-        if len(waiting) >= _MOST:
+        if len(waiting) >= MOST_ASKING:
             answer.errback(TooManyAsk(target=target, holder=holder, number=len(waiting)))
             return answer
         timer = self._clock.callLater(self.limit, self._unanswered, key, target, holder)

@@ -114,7 +114,8 @@ def seen_to_target(packet: Packet) -> Seen:
 
 def printable(text: str) -> str:
     """Text of a target on one line of a terminal: what could steer the terminal is shown as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.rstrip("\r\n\0"))
+    text = text.rstrip("\r\n\0")
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _read(readers: Mapping[int, _Reader], direction: Direction, packet: Packet) -> Seen:
@@ -168,14 +169,14 @@ def _said(kind: SeenKind, text: str, /, **data: object) -> Seen:
 
 def _debug_io(packet: Packet) -> Seen:
     message = DebugIo.decode(packet.payload)
-    processor = message["processor"]
-    text = _text(message.text)
-    if message.kind == GET_STRING:
+    kind, processor, data = message.kind, message["processor"], message.text
+    text = _text(data)
+    if kind == GET_STRING:
         most = message["string_length"]
         return _said(SeenKind.PROMPT, f"prompt: {printable(text)}", processor=processor, prompt=text, most=most)
-    if message.kind != PRINT_STRING:
-        return _said(SeenKind.OTHER, f"debug I/O {message.kind:#x}", **_size(packet))
-    crash = find_bug_check(message.text)
+    if kind != PRINT_STRING:
+        return _said(SeenKind.OTHER, f"debug I/O {kind:#x}", **_size(packet))
+    crash = find_bug_check(data)
     if crash is None:
         return _said(SeenKind.PRINT, printable(text), processor=processor, printed=text)
     shown = f"bugcheck {crash.code:#x} {crash.name or '(unknown code)'}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from benchmarks.chains import CHAINS, Chain, Lab, many
+from benchmarks.kdnet_rows import kdnet
 from benchmarks.measurement import Effort, Measured, Subject, measure_in_turn, standing
 from benchmarks.network import close_network, open_network
 from benchmarks.processes import Run, UnavailableError, cpu_seconds, memory_kb
@@ -175,4 +176,5 @@ ROWS: dict[str, Row] = {
     "idle": _idle,
     "baud-115200": _paced(115200),
     "baud-921600": _paced(921600),
+    "kdnet": kdnet,
 }

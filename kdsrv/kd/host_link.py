@@ -166,7 +166,9 @@ class HostLink(HostRole):
             self._on_unexpected(now)
         elif packet.id in _IDS and (packet.id == self._expected or self._is_new(packet)):
             self._acknowledge(packet.id)
-            orphan, answer = self._is_orphan(packet), self._answers_ours(packet)
+            ours, after_reset = self._unacknowledged, self._expected is None
+            orphan = after_reset and packet.type == _MANIPULATE and self._next_id == INITIAL_ID
+            answer = ours is not None and not after_reset and self._answers(packet, ours)
             self._expected = packet.id ^ 1
             self._taken = packet.payload
             self._sync_taken = None
@@ -174,7 +176,8 @@ class HostLink(HostRole):
                 return self._acknowledged(now), self._deliver(packet)
             if not orphan:
                 return (self._deliver(packet),)
-            if self._unacknowledged is None:
+            # a reply to whoever was here before us, repeated after our RESET (KD protocol, 1.8)
+            if ours is None:
                 self._resets_sent = 0
                 self._send_reset(now)
         else:
@@ -245,19 +248,9 @@ class HostLink(HostRole):
         """
         return self._expected is None or packet.payload != self._taken
 
-    def _is_orphan(self, packet: HostPacket) -> bool:
-        """Whether this is a reply to whoever was here before us, repeated after our RESET (KD protocol, 1.8)."""
-        return self._expected is None and packet.type == _MANIPULATE and self._next_id == INITIAL_ID
-
-    def _answers_ours(self, packet: HostPacket) -> bool:
+    def _answers(self, packet: HostPacket, ours: Packet) -> bool:
         """Whether this is the reply to our unacknowledged request: then its ACK got lost (KD protocol, 1.9)."""
-        ours = self._unacknowledged
-        return (
-            ours is not None
-            and self._expected is not None
-            and packet.type == ours.type == _MANIPULATE
-            and packet.payload[:4] == ours.payload[:4]
-        )
+        return packet.type == ours.type == _MANIPULATE and packet.payload[:4] == ours.payload[:4]
 
     def _acknowledged(self, now: float) -> Acknowledged:
         ours = self._unacknowledged
@@ -265,7 +258,8 @@ class HostLink(HostRole):
         self._unacknowledged = self._sync_taken = None
         self._late_until = now
         self._next_id ^= 1
-        self._send_next(now)
+        if self._queue:
+            self._send_next(now)
         return Acknowledged(ours.type)
 
     def _repeat(self, now: float) -> Iterator[Event]:

@@ -31,7 +31,10 @@ from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from typing_extensions import override
 
 from kdsrv import client
+from kdsrv.client.watching import SeenLine, watch
+from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.errors import KdsrvError
+from kdsrv.sessions.status import Status
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.kernel import KERNEL_BASE
 from kdsrv.sim.options import SimOptions
@@ -39,6 +42,7 @@ from kdsrv.sim.target import SimulatedTarget
 from kdsrv.transports.simulated import LiveTarget
 
 SESSIONS = 64
+SPECTATORS = 12
 LINGER = 3
 READABLE = 0x1000
 """Bytes from the kernel's base on that nobody changes."""
@@ -153,6 +157,24 @@ class _RelayEnd(Protocol):
             self.other.transport.loseConnection()
 
 
+class Onlooker:
+    """A Viewer that comes and goes."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self.counts = counts
+        self.gone: Deferred[None] = Deferred()
+
+    def seen(self, missed: int, lines: list[SeenLine]) -> None:
+        self.counts["lines seen"] += len(lines)
+        self.counts["lines missed"] += missed
+
+    def status_changed(self, status: Status) -> None:
+        self.counts["statuses seen"] += 1
+
+    def lost(self, reason: KdsrvError) -> None:
+        self.gone.callback(None)
+
+
 class Soak:
     def __init__(self, reactor: Any, server: subprocess.Popen[str], port: int, room: Path, seconds: float, seed: int):
         self.reactor = reactor
@@ -185,8 +207,9 @@ class Soak:
         await self.sleep(1)
         before = self.descriptors()
         working = [ensureDeferred(self.work(number)) for number in range(SESSIONS)]
+        looking = [ensureDeferred(self.look_on(number)) for number in range(SPECTATORS)]
         mischief = ensureDeferred(self.mischief())
-        for success, result in await DeferredList([*working, mischief], consumeErrors=True):
+        for success, result in await DeferredList([*working, *looking, mischief], consumeErrors=True):
             if not success:
                 self.wrong.append(f"a client failed: {result.getErrorMessage()} {result.getBriefTraceback()}")
         await self.sleep(LINGER + 4)
@@ -229,6 +252,7 @@ class Soak:
 
     async def work(self, number: int) -> None:
         random = Random(number)
+        await self.sleep(number * 0.05)  # not all at the door at once
         server = f"tcp:server=127.0.0.1,port={self.relays[number].number}"
         string = f"kdsrv:server=@{{{server}}},trans=@{{{self.trans(number)}}}"
         last_line = 0
@@ -260,6 +284,25 @@ class Soak:
             finally:
                 listening()
                 await self.leave(target)
+
+    async def look_on(self, number: int) -> None:
+        """Look on at one target after the other, and leave or be cut off."""
+        random = Random(1000 + number)
+        await self.sleep(4)
+        while not self.is_over:
+            chosen = random.randrange(SESSIONS)
+            server = f"tcp:server=127.0.0.1,port={self.relays[chosen].number}"
+            spec = parse_kdsrv_string(f"kdsrv:server=@{{{server}}},trans=@{{{self.trans(chosen)}}}")
+            onlooker = Onlooker(self.counts)
+            try:
+                connection, _ = await watch(self.reactor, spec, onlooker)
+            except KdsrvError as error:
+                self.counts[f"not looked on: {error.code}"] += 1
+                await self.sleep(0.5)
+                continue
+            self.counts["spectators"] += 1
+            await self.sleep(random.uniform(0.2, 3))
+            connection.leave()
 
     async def leave(self, target: client.Target) -> None:
         try:

@@ -227,7 +227,10 @@ class Session(TargetSide):
     # What the transport brings
 
     def bytes_received(self, data: bytes) -> int:
-        self._lookout.heard_at = self._clock.seconds()
+        lookout = self._lookout
+        lookout.heard_at = self._clock.seconds()
+        if lookout.samples:
+            lookout.sample(data)
         missing = self._driver.bytes_received(data)
         if self._left is not None:
             self._close_when_settled()

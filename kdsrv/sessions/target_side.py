@@ -32,6 +32,7 @@ from kdsrv.kd.portions import shorten_answer
 from kdsrv.kd.statuses import Status as NtStatus
 from kdsrv.link_driver import HeldAcks, LinkDriver
 from kdsrv.sessions.breakpoints import BREAKPOINT_REQUESTS, Breakpoints
+from kdsrv.sessions.link_status import Rebooted
 from kdsrv.sessions.observer import SessionObserver
 from kdsrv.sessions.outbox import is_print
 from kdsrv.sessions.outlook import Lookout, outlook
@@ -120,6 +121,8 @@ class TargetSide(ABC):
         elif isinstance(event, ResetSeen):
             self._lose_requests(in_flight_only=True)
             self._forget_stop()
+            if self._lookout.began_anew(self.link):
+                self._set_status(Rebooted())
 
     def _on_packet(self, packet: Packet) -> None:
         if self._observers:
@@ -177,7 +180,7 @@ class TargetSide(ABC):
         self.run_state = RunState.HALTED
         self._question = None
         self._lookout.halted()
-        self._set_status(describe_stop(packet))
+        self._settle(describe_stop(packet))
 
     def _on_running(self) -> None:
         """The target does what one that is halted does not do."""
@@ -190,7 +193,7 @@ class TargetSide(ABC):
         self.stop = None
         self.run_state = RunState.RUNNING
         self._lookout.runs()
-        self._set_status(status)
+        self._settle(status)
         if self._requests.then_break_in:
             self._send_break_in()
 
@@ -325,6 +328,13 @@ class TargetSide(ABC):
                 observer.status_changed(status)
             self._tell_status(status)
 
+    def _settle(self, status: Status) -> None:
+        """Say what lasts for a while, and before it whether much came damaged on the way."""
+        damaged = self._lookout.damage(self.link, self.run_state, self._clock.seconds())
+        if damaged is not None:
+            self._set_status(damaged)
+        self._set_status(status)
+
     def _look_later(self) -> None:
         if not self._closed:
             self._looks.set(self._clock.seconds() + _STATUS_INTERVAL)
@@ -334,7 +344,8 @@ class TargetSide(ABC):
         if self._away:
             return
         now = self._clock.seconds()
-        status = outlook(self._lookout.facts(self.link, self.run_state, self.status, now))
+        byte_time = self.transport.byte_time
+        status = outlook(self._lookout.facts(self.link, self.run_state, self.status, now, byte_time))
         if status is None:
             return
         self._looked += 1

@@ -88,6 +88,9 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
     (r"python3? \w+\.py\b", Ends()),
     (r"kdsrv demo --once$", Ends()),
     (r"kdsrv (list|end) ", Ends()),
+    (r"kdsrv log ", Ends()),
+    (r"kdsrv replay ", Stays("target", r"Ctrl-C ends it")),
+    (r"tshark ", Elsewhere("needs a recording", "test_record_end_to_end.py", "test_tshark_opens_a_recorded_session")),
     (r"kdsrv password ", Ends(keys="PASSWORD\n")),
     (r"kdsrv -QR ", Elsewhere("asks TCP port 1234 of another host")),
     (r"openssl x509 ", Ends()),
@@ -96,6 +99,7 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
         Elsewhere("needs a serial cable", "test_com_channel_programs.py", "test_a_login_through_the_cable"),
     ),
     (r"kdsrv connect ", Stays("client", r"Ctrl-C ends the session|listens on port ", reaches=CONNECTED)),
+    (r"kdsrv watch ", Stays("spectator", r"looking on at ")),
     (r"twist kdsrv ", Stays("server", r"Starting reactor", status=-signal.SIGINT)),  # Twisted's way to end on a signal
 )
 """The first that matches the beginning of a command, as the document has it, says how it is run."""

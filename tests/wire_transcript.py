@@ -226,7 +226,7 @@ def watch_transcript() -> str:
                         "time": 1767225601.5,
                         "kind": "continue",
                         "direction": "to-target",
-                        "text": "continue: DBG_CONTINUE",
+                        "text": "continue: 00010002 dbg continue",
                         **go_on,
                     },
                     {

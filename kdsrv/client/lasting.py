@@ -210,7 +210,11 @@ class LastingSession:
             return _AT_ONCE
         if stood >= _LONG:
             self._backoff.reset()
-        return self._backoff.next()
+        return self._next_wait(thread)
+
+    def _next_wait(self, thread: Thread | None) -> float:
+        """Seconds to wait after one more failure."""
+        return min(self._backoff.next(), _LONGEST_WAIT if thread is None else _LONGEST_WAIT_TO_RESUME)
 
     @property
     def _reopens(self) -> bool:
@@ -236,9 +240,7 @@ class LastingSession:
                         raise
                     thread = None
                 self._stay_away(error, thread)
-                wait = self._backoff.next()
-                if thread is not None:
-                    wait = min(wait, _LONGEST_WAIT_TO_RESUME)
+                wait = self._next_wait(thread)
                 continue
             self._coming = None
             if thread is None:

@@ -29,11 +29,11 @@ from twisted.internet.testing import MemoryReactorClock
 from kdsrv.client.connecting import ServerUnreachable
 from kdsrv.client.protocol import ServerGone, ServerRefused
 from kdsrv.commands import connect as connect_command
-from kdsrv.commands.connect import printable
 from kdsrv.commands.screen import Screen
 from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.manipulate import Manipulate
+from kdsrv.sessions.decoded import printable
 from kdsrv.sessions.status import Quiet
 from kdsrv.sim.kernel import KERNEL_BASE
 from kdsrv.wire.messages import Attached

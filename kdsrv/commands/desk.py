@@ -26,6 +26,7 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.link_driver import HeldAcks
+from kdsrv.sessions.decoded import printable
 from kdsrv.sessions.status import Status
 from kdsrv.tls.settings import ClientCertificates
 from kdsrv.transports.transport import Transport
@@ -204,11 +205,6 @@ _COMMANDS: Final = {
     "unix": _unix_debuggers,
     "pty": lambda path: [],
 }
-
-
-def printable(text: str) -> str:
-    """Text of a target on one line of a terminal: what could steer the terminal is shown as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text.rstrip("\r\n\0"))
 
 
 def _default_socket(spec: KdsrvSpec) -> Path:

@@ -56,6 +56,7 @@ RINGS = {
     "kdsrv.sessions.directory": TWISTED,
     "kdsrv.sessions.read_only_session": TWISTED,
     "kdsrv.sessions.session": TWISTED,
+    "kdsrv.sessions.status_log": TWISTED,
     "kdsrv.sessions.target_side": TWISTED,
     "kdsrv.sim": PURE,
     "kdsrv.tap": OUTSIDE,

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from session_bench import RESET, LineBench, SimBench
+from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from kdsrv.doctor.bit_rates import as_read
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import INITIAL_ID, PacketType, encode_data
 from kdsrv.kd.statuses import Status as NtStatus
 from kdsrv.sessions.link_status import Damaged, Deaf, Echoing, Rebooted, ResetsBouncing, Unheard
-from kdsrv.sessions.status import Halted, Noise, RunState, Status
+from kdsrv.sessions.status import BreakingIn, Halted, HaltReason, Noise, Running, RunState, Status
+from kdsrv.sessions.status_log import StatusLog
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.kernel import KERNEL_BASE
 from kdsrv.sim.options import SimOptions
@@ -101,3 +104,48 @@ def test_a_target_that_loses_its_power_is_said_to_have_started_anew() -> None:
     assert [event for event in bench.user.events if isinstance(event, Rebooted)] == [Rebooted()]
     assert kinds(bench.user.events)[-3:] == ["rebooted", "running", "halted"]
     bench.close()
+
+
+class TheLog:
+    """What a session writes into the log, as sentences."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self._statuses = StatusLog(self.clock, "target:name=lab4")
+        self.lines: list[str] = []
+
+    def note(self, *statuses: Status, apart: float = 5.0) -> list[str]:
+        """The lines that come of these statuses, so many seconds apart."""
+        self.lines.clear()
+        globalLogPublisher.addObserver(self._observe)
+        try:
+            for status in statuses:
+                self.clock.advance(apart)
+                self._statuses.note(status)
+        finally:
+            globalLogPublisher.removeObserver(self._observe)
+        return self.lines
+
+    def _observe(self, event: LogEvent) -> None:
+        self.lines.append(formatEvent(event))
+
+
+HALT = Halted(0, HaltReason.BREAKPOINT, 0x80000003, 0x1000)
+HALTED_LINE = "target:name=lab4: halted: breakpoint at 00000000`00001000 on processor 0"
+
+
+def test_trouble_is_logged_once_with_the_name_of_the_target_and_so_is_its_end() -> None:
+    log = TheLog()
+    assert log.note(Noise(9), Noise(12), Noise(20, 9600)) == [
+        "target:name=lab4: 9 bytes came but no KD packet: wrong baud rate?"
+    ]
+    assert log.note(HALT, Running(), HALT) == [HALTED_LINE]
+    assert log.note(BreakingIn(1.0), BreakingIn(2.0), Running(), BreakingIn(9.0)) == []
+    assert log.note(Deaf(10.0), Deaf(11.0), HALT, Running()) == [
+        f"target:name=lab4: {Deaf(10.0).sentence()}",
+        HALTED_LINE,
+    ]
+
+
+def test_a_target_that_changes_its_mind_all_the_time_does_not_fill_the_log() -> None:
+    assert len(TheLog().note(*(Rebooted(), Running()) * 50, apart=0.001)) == 1

@@ -62,7 +62,6 @@ class BridgeService(Service):
         self._opening: Deferred[Session] | None = None
         self._session: Session | None = None
         self._bridge: Bridge | None = None
-        self._logged = ""
 
     @override
     def startService(self) -> None:
@@ -101,7 +100,6 @@ class BridgeService(Service):
         assert self._line is not None
         self._opening = None
         self._session = session
-        self._logged = ""
         self._bridge = Bridge(self._reactor, session, self, self._directory.acks)
         session.start(self._bridge)
         self._bridge.attach(self._line)
@@ -139,10 +137,7 @@ class BridgeService(Service):
         """Nobody is here to print for."""
 
     def status_changed(self, status: Status) -> None:
-        # a status that only counts on, as seconds of silence do, is no news
-        if status.kind != self._logged:
-            self._logged = status.kind
-            self._log.info("{target}: {status}", target=self._spec.trans, status=status.sentence())
+        """The session has it logged."""
 
     def session_lost(self, reason: KdsrvError) -> None:
         self._log.warn("{error}", error=str(reason))

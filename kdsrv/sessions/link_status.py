@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from typing_extensions import override
-
 from kdsrv.sessions.status import RunState, Status
 from kdsrv.wire.members import Members
 
@@ -92,7 +90,6 @@ class Damaged(Status):
     state: RunState = RunState.UNKNOWN
 
     @property
-    @override
     def run_state(self) -> RunState:
         return self.state
 

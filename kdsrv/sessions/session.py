@@ -21,6 +21,7 @@ from kdsrv.sessions.leaving import Departure, OnLeave
 from kdsrv.sessions.observer import SessionObserver
 from kdsrv.sessions.outlook import Lookout
 from kdsrv.sessions.status import Interrupted, Lost, Quiet, RunState, Status
+from kdsrv.sessions.status_log import StatusLog
 from kdsrv.sessions.target_side import TargetSide
 from kdsrv.sessions.uplink import SessionUser
 from kdsrv.transports.transport import Transport
@@ -66,6 +67,7 @@ class Session(TargetSide):
         self._departure: Departure | None = None
         self._started = False
         self._settled = False
+        self._status_log = StatusLog(clock, name)
 
     @property
     def description(self) -> str:
@@ -280,6 +282,7 @@ class Session(TargetSide):
 
     @override
     def _tell_status(self, status: Status) -> None:
+        self._status_log.note(status)
         if self.user is not None:
             self.user.status_changed(status)
 

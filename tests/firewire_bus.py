@@ -20,7 +20,7 @@ from firewire_target import FireWireTarget
 
 from kdsrv.transports.firewire_device import FireWireHost
 
-__all__ = ["Asked", "Fault", "FireWireBus", "OtherNode"]
+__all__ = ["LATENCY", "Asked", "Fault", "FireWireBus", "OtherNode"]
 
 LATENCY = 0.00005
 

@@ -4,8 +4,8 @@ The owner does the ``operation`` on the bus, one at a time, and says how it ende
 there is none it calls `expire` at ``deadline``. Each of these gives the events there are. What a bus does to scripts:
 
     a bus reset          the operation under way still ends, one way or the other; then the script begins again
-    a passing failure    it begins again after a while, 10 ms at first and then twice as long up to half a second; when
-                         the node has been silent for ``patience`` seconds that is told, and when it answers that too
+    a passing failure    it begins again after a while, 2 ms at first, then twice as long up to 250 ms; and
+                         when the node has been silent for ``patience`` seconds that is told, and its answer too
     any other failure    it ends, saying why
 
 So a script has to keep what must outlast it in its errand, and may be left at any ``yield``.
@@ -21,8 +21,8 @@ from kdsrv.firewire.transactions import TRANSIENT, Operation, Script, Transactio
 
 __all__ = ["Answers", "Came", "Disturbed", "Ended", "Errand", "Event", "Found", "Silent", "Taken"]
 
-_FIRST_WAIT: Final = 0.01
-_LONGEST_WAIT: Final = 0.5
+_FIRST_WAIT: Final = 0.002
+_LONGEST_WAIT: Final = 0.25
 PATIENCE: Final = 3.0
 """Seconds: Linux itself tries a node that does not answer again after 3 s."""
 

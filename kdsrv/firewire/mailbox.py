@@ -20,9 +20,10 @@ worse.
 
 What is given later takes the place of what was given before. A packet is given up by its link, and only then followed
 by another; a break-in waits a moment for the packet before it, and takes that back if the target does not look for
-packets, since it runs. A request to repeat the stop is of use only to a target that stands still, and is taken back
-from one that runs. Both are dropped if they are not in the box yet when the target tells of a stop by itself: for a
-target that stands still a break-in is one stop too many.
+packets, since it runs. A request to repeat the stop is of use only to a target that stands still, which takes it at
+once. From one that runs it is taken back soon, since no target waits until a print is taken while there is something in
+its receive box. It is dropped too when the target tells of something by itself, and so is a break-in that has not been
+put in the box when it tells of a stop: for a target that stands still that is one stop too many.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ _BREAK_IN_BODY: Final = BREAK_IN * 4
 """Shorter than a header, by which a target knows it."""
 
 _RESEND: Final = int(PacketType.RESEND)
+_TELLING: Final = frozenset(map(int, PacketType)) - {PacketType.STATE_MANIPULATE, PacketType.ACKNOWLEDGE, _RESEND}
+"""What a target tells by itself, and not as an answer."""
 _STOPS: Final = frozenset(map(int, (PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32)))
 _MOST_MISREADS: Final = 2
 
@@ -65,7 +68,7 @@ class Pace(NamedTuple):
     slowing: float = 16.0
     longest: float = 0.01
     break_in_waits: float = 0.2
-    repetition_lies: float = 2.0
+    repetition_lies: float = 0.2
 
 
 _PACE: Final = Pace()
@@ -91,6 +94,7 @@ class Mailbox(Errand):
         self._break_in = False
         self._boxed = b""
         self._boxed_at = 0.0
+        self._is_told = False
         self._is_empty = False
         self._unsure = b""
         # the send box
@@ -181,8 +185,11 @@ class Mailbox(Errand):
     def _hand_on(self, packet: bytes) -> None:
         self._held = None
         self._moved_at = self._now
-        if int.from_bytes(packet[4:6], "little") in _STOPS:
+        kind = int.from_bytes(packet[4:6], "little")
+        if kind in _STOPS:
             self._break_in = False
+        if kind in _TELLING:
+            self._is_told = True
             if _is_repetition(self._given):
                 self._given = b""
         self._events.append(Came(packet))
@@ -215,7 +222,7 @@ class Mailbox(Errand):
             return self._boxed != BREAK_IN or age >= self._pace.break_in_waits
         if self._break_in:
             return age >= self._pace.break_in_waits
-        return _is_repetition(self._boxed) and age >= self._pace.repetition_lies
+        return _is_repetition(self._boxed) and (self._is_told or age >= self._pace.repetition_lies)
 
     def _put(self, block: Block) -> Script[None]:
         if self._boxed:
@@ -240,6 +247,7 @@ class Mailbox(Errand):
     def _lies(self, packet: bytes) -> None:
         """This packet is in the receive box now."""
         self._boxed = packet
+        self._is_told = False
         self._boxed_at = self._moved_at = self._now
         if packet == BREAK_IN:
             self._break_in = False

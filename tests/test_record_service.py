@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -216,8 +217,8 @@ def test_only_those_that_are_asked_for_are_recorded(tmp_path: Path) -> None:
     clock = Clock()
     service = RecordingService(clock, None, {"rack1": tmp_path / "x"}, disk=FakeDisk())
     service.startService()
-    bench = cast(Any, type("Directory", (), {"opened": []}))()
-    service.watch(bench)
+    bench = SimpleNamespace(opened=[])
+    service.watch(cast(Any, bench))
     for name, observers in (("rack1", 1), ("rack2", 0)):
         session = FakeSession(f"target:name={name}")
         bench.opened[0](session)
@@ -330,6 +331,24 @@ def test_a_directory_that_cannot_be_is_told_at_the_start(tmp_path: Path) -> None
     service = RecordingService(Clock(), tmp_path / "file")
     with pytest.raises(SetupError, match=r"cannot put recordings into .*/file: File exists"):
         service.startService()
+
+
+def test_what_opens_while_the_server_starts_is_recorded_too(tmp_path: Path) -> None:
+    """As a target does that the server itself watches."""
+    clock = Clock()
+    service = RecordingService(clock, tmp_path / "x", disk=FakeDisk(), wall_clock=lambda: BEGIN)
+    opened: list[Callable[[Session], None]] = []
+    service.watch(cast(Any, SimpleNamespace(opened=opened)))
+    session = FakeSession()
+    opened[0](cast(Any, session))
+    session.prints("early")
+    service.startService()
+    clock.advance(1)
+    service.stopService()
+    clock.advance(5)
+    assert b"early" in next((tmp_path / "x").glob("*.pcapng")).read_bytes()
+    opened[0](cast(Any, FakeSession()))
+    assert not service._at_work
 
 
 class ThreadReactor:

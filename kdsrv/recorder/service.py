@@ -72,7 +72,7 @@ class RecordingService(Service):
         self._looks = LoopingCall(self._write_next)
         self._looks.clock = reactor
         self._soon: IDelayedCall | None = None
-        self._is_writing = False
+        self._is_writing = self._is_over = False
         self._stopped: Deferred[None] | None = None
         self._patience: IDelayedCall | None = None
 
@@ -82,7 +82,7 @@ class RecordingService(Service):
 
     def _opened(self, session: Session) -> None:
         path = self._by_target.get(session.name, self._everything)
-        if path is None or not self.running:
+        if path is None or self._is_over:
             return
         target = session.name.removeprefix(_PUBLISHED)
         recorder = Recorder(target, session.description, session.lease, self._wall_clock, self._wake)
@@ -112,6 +112,7 @@ class RecordingService(Service):
         stopped, self._stopped = self._stopped, None
         if stopped is None:
             return
+        self._is_over = True
         for call in (self._patience, self._soon):
             if call is not None and call.active():
                 call.cancel()

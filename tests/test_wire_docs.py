@@ -60,6 +60,7 @@ def test_every_kind_of_frame_is_described(kind: FrameKind) -> None:
 
 def test_the_bounds_of_what_is_kept_are_described() -> None:
     assert f"{CONFIRM_FRAMES} numbered frames, or {CONFIRM_BYTES // 1024} KiB" in DOCUMENT
+    assert "has not confirmed twice as much is an error" in DOCUMENT
     assert f"more than {MAX_KEPT_BYTES >> 20} MiB, or more than {MAX_KEPT_FRAMES} frames" in DOCUMENT
 
 

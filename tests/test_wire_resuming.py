@@ -14,7 +14,7 @@ from kdsrv.kd.packets import Packet
 from kdsrv.sessions.status import Running
 from kdsrv.wire.connection import Connection, Sendable
 from kdsrv.wire.frames import BreakIn, FrameKind, LocalProtocolError, Resync, encode, encode_confirm, encode_packet
-from kdsrv.wire.ledger import CONFIRM_BYTES, CONFIRM_FRAMES
+from kdsrv.wire.ledger import CONFIRM_BYTES, CONFIRM_FRAMES, MAX_KEPT_FRAMES
 from kdsrv.wire.messages import (
     Attach,
     Attached,
@@ -209,6 +209,16 @@ def test_a_count_that_cannot_be_is_refused(count: int, says: str) -> None:
         server.receive_data(encode_confirm(count))
     with pytest.raises(PeerError, match=says):
         server.receive_data(encode_confirm(3))
+
+
+def test_who_resyncs_without_end_and_confirms_nothing_is_stopped() -> None:
+    client, server = resumable()
+    resync = client.send(Resync())
+    for _ in range(2 * MAX_KEPT_FRAMES + 1):
+        server.receive_data(resync)
+        server.send(Resync())
+    with pytest.raises(PeerError, match="resyncs without end"):
+        server.receive_data(resync)
 
 
 def test_no_confirmation_where_nothing_can_be_resumed() -> None:

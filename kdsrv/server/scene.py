@@ -37,7 +37,7 @@ MOMENT: Final = 0.02
 LINES_AT_ONCE: Final = 40
 """Lines that are made in one go, which takes less than a millisecond."""
 _BATCH_BYTES: Final = 60_000
-"""Fits a control message, together with what is around it."""
+"""Fits a control message, together with what is around it. A line is shorter (``kdsrv.sessions.decoded``)."""
 
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -179,7 +179,9 @@ class Scene:
                 self.status = what
                 continue
             members = seen(*what).to_json() if isinstance(what, tuple) else what
-            self._add(_Line(number, _encode(time, members)))
+            line = _Line(number, _encode(time, members))
+            if len(line.json) <= _BATCH_BYTES:
+                self._add(line)
         self._look = self._clock.callLater(MOMENT, self._make_lines) if waiting else None
         self._forget_oldest()
         self._told()

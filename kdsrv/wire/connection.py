@@ -3,9 +3,9 @@
 Bytes from the network go into ``receive_data``, which gives events; events go into ``send``, which gives bytes for the
 network. An event is a control message, a ``Packet``, a ``BreakIn``, a ``Resync``, or at the end ``ConnectionClosed``.
 
-Who may say what when is one table (``kdsrv.wire.conversation_table``). Both sides walk through it with what they send
-and what they receive. Up to ATTACHED the two take turns, so that they are in the same state but for what is under way;
-from there on the state no longer changes until somebody says the last word.
+Who may say what when is one table (``kdsrv.wire.conversation_table``), through which both sides walk with what they send
+and receive. Up to ATTACHED the two take turns, so that they are in the same state but for what is under way; from there
+on the state no longer changes until somebody says the last word.
 
 * START: the client greets with the versions it speaks.
 * GREETED: the server answers with the version for both, or with an error if there is none.
@@ -21,11 +21,10 @@ from there on the state no longer changes until somebody says the last word.
 
 What the table does not show: a server hello that names login methods leads to LOGIN, one that names none to READY; a
 client begins with a method that was named; KD packet types are bound to a direction; a server echoes no more resyncs
-than it got; requests stay within the window; a session is resumed if that was asked for, and else is not; frames are
-confirmed, and notices said, only to who has asked for them.
+than it got; requests stay within the window; what only some clients know is said to those that asked for it.
 
-A session may outlive its connection: what has to be remembered for that is in the ``Ledger``, which the connection that
-goes on with the session is given. Confirmations are taken in silently, as they concern the ledger alone.
+A session may outlive its connection. What is remembered for that is in the ``Ledger``, which is handed on to the next
+connection; confirmations concern it alone, and are no events.
 """
 
 from __future__ import annotations
@@ -99,9 +98,8 @@ _NUMBERED: Final = (BreakIn, Resync, Dropped)
 class Connection:
     """One network connection as ``role`` sees it. ``version`` is set once both sides have one.
 
-    ``ledger`` is that of the connection before, to go on with its session. A server may put it in its place later, but
-    before it says that the client is attached. ``takes_notices`` says whether the client has asked for what only comes
-    with a Notice.
+    ``ledger`` is that of the connection before, to go on with its session; a server may put it in its place until it
+    says that the client is attached. ``takes_notices`` says whether the client may be told a Notice.
     """
 
     def __init__(self, role: Role, versions: tuple[int, ...] = messages.VERSIONS, ledger: Ledger | None = None) -> None:
@@ -263,6 +261,8 @@ class Connection:
         if isinstance(event, Resync):
             if peer is Role.SERVER and not self.resyncing:
                 raise PeerError(why="it echoed a resync that was never sent")
+            if self.ledger.is_overfull:
+                raise PeerError(why="it resyncs without end, and confirms nothing of what it is told")
             self._resync(peer)
         elif isinstance(event, Message):
             self._agree(event)

@@ -68,6 +68,11 @@ class Ledger:
         """Whether so much is kept that no more numbered frames should be sent until the peer confirms."""
         return self.kept_bytes > MAX_KEPT_BYTES or len(self._kept) > MAX_KEPT_FRAMES
 
+    @property
+    def is_overfull(self) -> bool:
+        """Whether it is twice as much, which only a peer that asks without end and confirms nothing brings about."""
+        return self.kept_bytes > 2 * MAX_KEPT_BYTES or len(self._kept) > 2 * MAX_KEPT_FRAMES
+
     def confirmed(self, count: int) -> None:
         """The peer says that ``count`` numbered frames have come. PeerError if that cannot be."""
         before = self.sent - len(self._kept)

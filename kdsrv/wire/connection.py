@@ -3,7 +3,7 @@
 Bytes from the network go into ``receive_data``, which gives events; events go into ``send``, which gives bytes for the
 network. An event is a control message, a ``Packet``, a ``BreakIn``, a ``Resync``, or at the end ``ConnectionClosed``.
 
-Who may say what when is one table (``kdsrv.wire.conversation_table``), through which both sides walk with what they send
+Who may say what when is a table (``kdsrv.wire.conversation_table``), through which both sides walk with what they send
 and receive. Up to ATTACHED the two take turns, so that they are in the same state but for what is under way; from there
 on the state no longer changes until somebody says the last word.
 
@@ -175,18 +175,14 @@ class Connection:
         return encode(FrameKind.CONTROL, messages.encode_seen(missed, lines))
 
     def confirmation(self) -> bytes:
-        """What tells the peer now which frames have come: nothing as long as that is not due.
-
-        To be asked for after ``receive_data``, when what came has been dealt with.
-        """
+        """What tells the peer, after ``receive_data``, how much has come: nothing as long as that is not due."""
         ledger = self.ledger
         if not (ledger.keeping and ledger.confirm_due and self.state is State.ATTACHED):
             return b""
         return encode_confirm(ledger.confirm())
 
     def resume(self, received: int) -> bytes:
-        """What to send again, before anything else, to a peer that has received so many numbered frames of the session.
-        PeerError if that cannot be."""
+        """What to say again first to a peer that has received so many numbered frames. PeerError if that cannot be."""
         if self.state is not State.ATTACHED or not self.ledger.keeping:
             raise LocalProtocolError(f"there is nothing to resume when {self.state.name}")
         return self.ledger.kept_after(received)

@@ -15,7 +15,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, end, key, log, password, replay, sim, watch
+from kdsrv.commands import connect, demo, end, key, log, password, release, replay, sim, watch
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
@@ -26,6 +26,7 @@ __all__ = ["main"]
 _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "connect": (connect, "hold a target of a server and let a local debugger at it"),
     "watch": (watch, "look on at a target that others debug"),
+    "release": (release, "give a target to who has asked for it"),
     "list": (list_command, "show what a server has, and who holds it"),
     "end": (end, "end a server, for everybody who uses it"),
     "demo": (demo, "show the whole path on a simulated target, without hardware"),

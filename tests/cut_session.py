@@ -86,6 +86,7 @@ class Visit:
         self.endpoint.cuts = iter(cuts)
         self.endpoint.cut_next()
         self.debugger = Debugger(self.lab.clock, self.bridge)
+        self.pool: int = self.target.machine.kernel.pool(4096)
         self.packets: list[Packet] = []
         self._waiting: dict[int, list[Packet]] = {}
 
@@ -161,8 +162,7 @@ def run_script(visit: Visit) -> None:
     debugger, target = visit.debugger, visit.target
     debugger.reset()
     visit.next(PacketType.STATE_CHANGE64)
-    kernel = target.machine.kernel
-    pool = kernel.pool(4096)
+    kernel, pool = target.machine.kernel, visit.pool
     # many requests under way in one direction, and many replies in the other
     visit.ask(Manipulate.get_version(), *reads(KERNEL_BASE, 20, 600), Manipulate.get_context())
     visit.ask(*(Manipulate.write_virtual(pool + at * 8, struct.pack("<Q", at * 3)) for at in range(12)))

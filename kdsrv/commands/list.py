@@ -34,6 +34,7 @@ __all__ = [
     "qr_string",
     "run",
     "show",
+    "tell",
 ]
 
 QR_PORT: Final = 1234
@@ -86,7 +87,7 @@ def ask_server(
         user=user,
         password=password,
         certificates=given_certificates(options),
-        tell=_tell,
+        tell=tell,
     )
 
 
@@ -114,7 +115,7 @@ def show(text: str) -> int:
     return 0
 
 
-def _tell(notice: Notice) -> None:
+def tell(notice: Notice) -> None:
     """With ``clicon=``: where this waits, and who is turned away."""
     with suppress(OSError):
         sys.stderr.write(f"{notice}\n")

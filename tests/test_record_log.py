@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import subprocess
 import time
@@ -222,19 +223,19 @@ def test_it_follows_what_is_being_written(tmp_path: Path) -> None:
     script = Script()
     script.says(printed("one\n"))
     path = script.save(tmp_path / "a.pcapng")
-    with BackgroundProgram([*KDSRV, "log", path, "--follow"], cwd=ROOT) as program:
+    with BackgroundProgram([*KDSRV, "log", path, "--follow"], cwd=ROOT) as program, path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
         program.wait_for("print         one$")
         script.says(printed("two\n"))
-        script.recorder.session_ended()
         data = whole_body(script)
-        with path.open("ab") as file:
-            file.write(data[:50])
-            file.flush()
-            time.sleep(0.4)
-            file.write(data[50:])
-        program.wait_for("print         two$")
-        program.wait_for("the session ended$")
+        file.write(data[:50])
+        file.flush()
+        time.sleep(0.6)
+        assert program.process.poll() is None
+        file.write(data[50:])
+        file.close()
         assert program.process.wait(10) == 0
+        program.wait_for("print         two$")
 
 
 def whole_body(script: Script) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from kdsrv.errors import SetupError
 from kdsrv.recorder.entries import Entry
@@ -40,9 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"print nothing but this: {', '.join(Topic)} (repeatable)",
     )
     parser.add_argument("--all", action="store_true", help="also requests and replies")
-    parser.add_argument(
-        "--follow", action="store_true", help="go on with what is being recorded, until the session ends"
-    )
+    parser.add_argument("--follow", action="store_true", help="go on as long as it is being written")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each line")
 
 
@@ -68,9 +67,19 @@ def run(_: object, options: argparse.Namespace) -> int:
 
 
 def _entries(options: argparse.Namespace) -> Iterator[Entry]:
-    wait = (lambda: time.sleep(_LOOK_AGAIN)) if options.follow else None
     for path in options.file:
-        yield from read_recording(path, wait)
+        yield from read_recording(path, _grows if options.follow else None)
+
+
+def _grows(file: BinaryIO) -> bool:
+    """Whether a server has the file open, a moment later."""
+    time.sleep(_LOOK_AGAIN)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 def _as_text(line: LogLine) -> str:

@@ -96,19 +96,19 @@ def head_blocks(application: str, target: str, line: str) -> bytes:
     return section_block(application) + interface_block(target, line) + interface_block("kdsrv", "what the server says")
 
 
-def entry_block(entry: Entry, comment: str = "", dropped: int = 0) -> bytes:
-    """An entry as one block. ``comment``: what it says, one line; ``dropped``: so many are missing before it."""
+def entry_block(entry: Entry, comment: str = "") -> bytes:
+    """An entry as one block. ``comment`` is what a packet says, one line; that of a note is its text."""
     match entry:
         case PacketSeen(time, direction, (kind, payload)):
             header = HEADER.pack(DATA_LEADER, kind, len(payload), INITIAL_ID, checksum(payload))
             inbound = direction is Direction.FROM_TARGET
             data = b"".join((_KD_TAGS, header, payload))
-            return packet_block(_LINK, time, data, inbound=inbound, comment=comment, dropped=dropped)
+            return packet_block(_LINK, time, data, inbound=inbound, comment=comment)
         case BreakInSent(time):
-            return packet_block(_LINK, time, _KD_TAGS + BREAK_IN, inbound=False, comment=comment, dropped=dropped)
+            return packet_block(_LINK, time, _KD_TAGS + BREAK_IN, inbound=False, comment=comment)
         case Note(time):
             data = _NOTE_TAGS + json.dumps(entry.to_json()).encode()
-            return packet_block(_NOTES, time, data, comment=entry.text, dropped=dropped)
+            return packet_block(_NOTES, time, data, comment=entry.text)
 
 
 class EntryReader:

@@ -45,7 +45,6 @@ _DESCRIPTION: Final = 3
 _APPLICATION: Final = 4
 _RESOLUTION: Final = 9
 _FLAGS: Final = 2
-_DROPPED: Final = 4
 
 _HEAD: Final = struct.Struct("<II")
 _SECTION_HEAD: Final = struct.Struct("<IHHq")
@@ -53,7 +52,6 @@ _INTERFACE_HEAD: Final = struct.Struct("<HHI")
 _PACKET_HEAD: Final = struct.Struct("<IIIII")
 _OPTION: Final = struct.Struct("<HH")
 _NUMBER32: Final = struct.Struct("<I")
-_NUMBER64: Final = struct.Struct("<Q")
 _FRAME: Final = 12
 """Bytes of a block around its body."""
 _END_OF_OPTIONS: Final = _OPTION.pack(_END, 0)
@@ -90,15 +88,13 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class CapturedPacket:
-    """A packet. ``time`` in nanoseconds since 1970; ``inbound`` None where it is not told; ``dropped``: so many are
-    missing before it."""
+    """A packet. ``time`` in nanoseconds since 1970; ``inbound`` None where it is not told."""
 
     interface: int
     time: int
     data: bytes
     inbound: bool | None
     comment: str
-    dropped: int
 
 
 Block: TypeAlias = Section | Interface | CapturedPacket
@@ -117,17 +113,13 @@ def interface_block(name: str, description: str, link_type: int = UPPER_PDU) -> 
     return _block(_INTERFACE, _INTERFACE_HEAD.pack(link_type, 0, 0) + options + _END_OF_OPTIONS)
 
 
-def packet_block(
-    interface: int, time: int, data: bytes, *, inbound: bool | None = None, comment: str = "", dropped: int = 0
-) -> bytes:
+def packet_block(interface: int, time: int, data: bytes, *, inbound: bool | None = None, comment: str = "") -> bytes:
     """A packet; see `CapturedPacket`."""
     body = [_PACKET_HEAD.pack(interface, time >> 32, time & 0xFFFFFFFF, len(data), len(data)), data, _padding(data)]
     if comment:
         body.append(_option(_COMMENT, _cut(comment)))
     if inbound is not None:
         body.append(_option(_FLAGS, _NUMBER32.pack(_INBOUND if inbound else _OUTBOUND)))
-    if dropped:
-        body.append(_option(_DROPPED, _NUMBER64.pack(dropped)))
     body.append(_END_OF_OPTIONS)
     return _block(_PACKET, b"".join(body))
 
@@ -227,7 +219,6 @@ class PcapngReader:
             body[_PACKET_HEAD.size : end],
             {_INBOUND: True, _OUTBOUND: False}.get(flags),
             _text(options.get(_COMMENT, b"")),
-            _NUMBER64.unpack(options.get(_DROPPED, bytes(8)))[0],
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from kdsrv.errors import KdsrvError
-from kdsrv.recorder.entries import Entry, EntryReader, Note
+from kdsrv.recorder.entries import Entry, EntryReader
 from kdsrv.recorder.pcapng import FormatError
 
 __all__ = ["RecordingError", "read_recording"]
@@ -21,14 +21,14 @@ class RecordingError(KdsrvError):
     code = "bad-recording"
 
 
-def read_recording(path: Path, wait: Callable[[], None] | None = None) -> Iterator[Entry]:
+def read_recording(path: Path, grows: Callable[[BinaryIO], bool] | None = None) -> Iterator[Entry]:
     """The entries of a file, one after the other. An entry that its end cuts off is left out.
 
-    ``wait``, if there is one, is called at the end of the file, and then reading goes on, until an entry says that the
-    session has ended. Raises RecordingError where the file cannot be read or holds something else.
+    ``grows``, if there is one, is called at the end of the file. It may wait, and says whether somebody still writes;
+    reading goes on until nobody does. Raises RecordingError where the file cannot be read or holds something else.
     """
     reader = EntryReader()
-    found = False
+    found, growing = False, grows is not None
     try:
         with path.open("rb") as file:
             while True:
@@ -36,12 +36,10 @@ def read_recording(path: Path, wait: Callable[[], None] | None = None) -> Iterat
                 for entry in reader.feed(data):
                     found = True
                     yield entry
-                    if wait is not None and isinstance(entry, Note) and entry.kind == "ended":
-                        return
                 if not data:
-                    if wait is None:
+                    if not growing:
                         break
-                    wait()
+                    growing = grows is not None and grows(file)
     except OSError as error:
         raise RecordingError(file=path, why=error.strerror) from None
     except FormatError as error:

@@ -31,9 +31,9 @@ class RecordOptions:
         if not path:
             raise UsageError(f"kdsrv: --record: '{text}' names no directory")
         if name is None:
-            self._record_all = Path(path)
+            self._record_all = Path(path).absolute()
         else:
-            self._record_target[name] = Path(path)
+            self._record_target[name] = Path(path).absolute()
 
     def opt_record_size(self, text: str) -> None:
         """Begin a new file when one has this size: 64M (the default)"""

@@ -139,6 +139,16 @@ def test_the_time_runs_from_each_request(halted: LineBench) -> None:
     assert halted.session.run_state is RunState.HALTED
 
 
+def test_a_target_that_was_not_asked_for_long_has_its_time_too(halted: LineBench) -> None:
+    halted.wait(100)
+    halted.ask(read(1))
+    halted.hear(ack(A))
+    halted.wait(9.9)
+    assert halted.user.lost == 0
+    halted.wait(0.2)
+    assert halted.user.lost == 1
+
+
 @pytest.mark.parametrize(
     ("request_", "limit"),
     [
@@ -371,6 +381,20 @@ def test_a_portion_that_is_not_answered_loses_one_request(narrow: LineBench) -> 
     narrow.hear(RESET, stop(A))
     narrow.ask(read(1))
     assert narrow.asked() == [1]
+
+
+def test_a_break_in_waits_for_each_portion_anew(narrow: LineBench) -> None:
+    whole = read(0x1000, 2000)
+    narrow.ask(whole)
+    narrow.wait(2)
+    narrow.hear(ack(A), manipulate(B, whole.replace(transfer_count=1096).reply(data=bytes(1096))), ack(B))
+    narrow.line.take()
+    narrow.wait(2)
+    narrow.session.break_in()
+    assert narrow.line.take() == b""
+    narrow.wait(1.1)
+    narrow.session.break_in()
+    assert narrow.line.take() == RESET + BREAK_IN
 
 
 def test_the_next_user_gets_nothing_of_a_request_in_portions(narrow: LineBench) -> None:

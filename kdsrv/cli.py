@@ -15,7 +15,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, end, key, log, password, release, replay, sim, watch
+from kdsrv.commands import connect, demo, end, firewire, key, log, password, release, replay, sim, watch
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
@@ -34,6 +34,7 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "log": (log, "print what a server has recorded"),
     "replay": (replay, "play a recording back as a target"),
     "password": (password, "make or check a user's line in a user file"),
+    "firewire": (firewire, "show the FireWire nodes of this host, and which targets wait there"),
     "key": (key, "make or check the key of a target that is debugged over the network (KDNET)"),
 }
 _WITHOUT_REACTOR: Final = frozenset({"key", "log", "password"})

@@ -88,10 +88,16 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
     (r"python3? \w+\.py\b", Ends()),
     (r"kdsrv demo --once$", Ends()),
     (r"kdsrv (list|end) ", Ends()),
+    (
+        r"kdsrv release ",
+        Elsewhere("needs two", "test_release_command.py", "test_a_target_is_asked_for_and_given_away"),
+    ),
     (r"kdsrv log ", Ends()),
     (r"kdsrv replay ", Stays("target", r"Ctrl-C ends it")),
     (r"tshark ", Elsewhere("needs a recording", "test_record_end_to_end.py", "test_tshark_opens_a_recorded_session")),
     (r"kdsrv password ", Ends(keys="PASSWORD\n")),
+    (r"kdsrv key ", Ends()),
+    (r"kdsrv sim ", Stays("machine", r"Ctrl-C ends it")),
     (r"kdsrv -QR ", Elsewhere("asks TCP port 1234 of another host")),
     (r"openssl x509 ", Ends()),
     (
@@ -107,6 +113,11 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
 PRESUPPOSED: Final[tuple[tuple[str, str, str], ...]] = (
     ("connection-strings.md", r"kdsrv connect ", "twist kdsrv --listen tcp:1234 --no-password"),
     ("policy.md", r"kdsrv list ", "twist kdsrv --listen tcp:1234"),
+    (
+        "reliability.md",
+        r"kdsrv connect --take ",
+        "twist kdsrv -t tcp:port=1234,password=PASSWORD --target rack1=com:port=/dev/ttyUSB0,baud=115200",
+    ),
 )
 """What has to be run before such a command of a document, which shows one end and takes the other for granted."""
 
@@ -176,7 +187,7 @@ class Reader:
         """What is wrong, a sentence each."""
         shown = list(blocks(self._document))
         steps: list[tuple[Block | Piece, tuple[str, ...]]] = [(block, ()) for block in shown if block.is_script]
-        for block, behind in zip(shown, [*shown[1:], None], strict=True):
+        for block, behind in zip(shown, [*shown[1:], None][: len(shown)], strict=True):
             found = list(commands(block))
             output = behind.lines if behind and behind.language == "text" and behind.before == block.before else ()
             steps += [(piece, output if piece is found[-1] else ()) for piece in found]

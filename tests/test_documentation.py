@@ -104,6 +104,14 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
         r"(twist kdsrv|kdsrv connect) .*,channel=",
         Elsewhere("needs a serial cable", "test_com_channel_programs.py", "test_a_login_through_the_cable"),
     ),
+    (
+        r"kdsrv connect .*1394:",
+        Elsewhere("needs a FireWire card", "test_firewire_session.py", "test_attaching_to_a_halted_target"),
+    ),
+    (
+        r"kdsrv firewire$",
+        Elsewhere("needs a FireWire card", "test_firewire_command.py", "test_the_command_on_a_directory_of_nodes"),
+    ),
     (r"kdsrv connect ", Stays("client", r"Ctrl-C ends the session|listens on port ", reaches=CONNECTED)),
     (r"kdsrv watch ", Stays("spectator", r"looking on at ")),
     (r"twist kdsrv ", Stays("server", r"Starting reactor", status=-signal.SIGINT)),  # Twisted's way to end on a signal

@@ -15,7 +15,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
 
 from kdsrv import __version__
-from kdsrv.commands import connect, demo, end, firewire, key, log, password, release, replay, sim, watch
+from kdsrv.commands import connect, demo, doctor, end, firewire, key, log, password, release, replay, sim, watch
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
 from kdsrv.errors import KdsrvError
@@ -29,6 +29,7 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
     "release": (release, "give a target to who has asked for it"),
     "list": (list_command, "show what a server has, and who holds it"),
     "end": (end, "end a server, for everybody who uses it"),
+    "doctor": (doctor, "say what is wrong with the line to a target, on the host that it is at"),
     "demo": (demo, "show the whole path on a simulated target, without hardware"),
     "sim": (sim, "run a simulated target"),
     "log": (log, "print what a server has recorded"),

@@ -35,6 +35,7 @@ RINGS = {
     "kdsrv.connection_strings": PURE,
     "kdsrv.direct_writer": TWISTED,
     "kdsrv.doctor": PURE,
+    "kdsrv.doctor.examiner": TWISTED,
     "kdsrv.errors": PURE,
     "kdsrv.firewire": PURE,
     "kdsrv.first_free_port": TWISTED,

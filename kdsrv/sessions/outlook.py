@@ -16,7 +16,7 @@ from kdsrv.kd.packets import BREAK_IN, HEADER, PacketType, encode_control
 from kdsrv.sessions.link_status import Damaged, Deaf, Echoing, ResetsBouncing, Unheard
 from kdsrv.sessions.status import BreakingIn, Lost, Noise, Quiet, RunState, Status
 
-__all__ = ["MAX_SAMPLE", "Facts", "Lookout", "outlook"]
+__all__ = ["MAX_SAMPLE", "Facts", "Lookout", "noise", "outlook", "trouble"]
 
 MAX_SAMPLE: Final = 4096
 """Bytes that are kept of what comes before the first packet."""
@@ -73,15 +73,14 @@ def outlook(facts: Facts) -> Status | None:
         return facts.status
     if not breaking_in and facts.unanswered is not None and facts.phase is Phase.UNKNOWN:
         return Lost(facts.unanswered)
-    trouble = _trouble(facts)
-    if trouble is not None:
-        return trouble
+    if (wrong := trouble(facts)) is not None:
+        return wrong
     if facts.break_in_for is not None:
         return _breaking_in(facts, facts.break_in_for)
-    return _noise(facts) or Quiet(round(facts.silent_for))
+    return noise(facts) or Quiet(round(facts.silent_for))
 
 
-def _trouble(facts: Facts) -> Status | None:
+def trouble(facts: Facts) -> Status | None:
     """What is wrong with a line whether or not somebody breaks in."""
     if _echoes(facts.sample):
         return Echoing(facts.counters.bytes_received)
@@ -98,12 +97,13 @@ def _breaking_in(facts: Facts, seconds: float) -> Status:
     if seconds >= _PATIENCE:
         if facts.counters.packets_received:
             return Deaf(round(seconds), facts.bytes_since_break_in)
-        if (noise := _noise(facts)) is not None:
-            return noise
+        if (found := noise(facts)) is not None:
+            return found
     return BreakingIn(round(seconds), facts.bytes_since_break_in)
 
 
-def _noise(facts: Facts) -> Noise | None:
+def noise(facts: Facts) -> Noise | None:
+    """Bytes that are no packets, where no packet is."""
     if not facts.noise or facts.counters.packets_received:
         return None
     rates = likely_rates(facts.sample, facts.baud) if facts.baud else []

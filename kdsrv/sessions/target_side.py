@@ -35,7 +35,7 @@ from kdsrv.sessions.breakpoints import BREAKPOINT_REQUESTS, Breakpoints
 from kdsrv.sessions.link_status import Rebooted
 from kdsrv.sessions.observer import SessionObserver
 from kdsrv.sessions.outbox import is_print
-from kdsrv.sessions.outlook import Lookout, outlook
+from kdsrv.sessions.outlook import Facts, Lookout, outlook
 from kdsrv.sessions.requests import Requests, time_to_work
 from kdsrv.sessions.status import Lost, Quiet, Rebooting, Running, RunState, Status
 from kdsrv.sessions.stop import describe_stop
@@ -105,6 +105,12 @@ class TargetSide(ABC):
     def _write(self, data: bytes) -> None:
         if not self._away:
             self.transport.write(data)
+
+    @property
+    def facts(self) -> Facts:
+        """What there is to know of the target and its line now."""
+        now, byte_time = self._clock.seconds(), self.transport.byte_time
+        return self._lookout.facts(self.link, self.run_state, self.status, now, byte_time)
 
     # The link's events
 
@@ -343,9 +349,7 @@ class TargetSide(ABC):
         """Nothing is settled yet: say how it stands, and once in a while knock at a target that was lost."""
         if self._away:
             return
-        now = self._clock.seconds()
-        byte_time = self.transport.byte_time
-        status = outlook(self._lookout.facts(self.link, self.run_state, self.status, now, byte_time))
+        status = outlook(self.facts)
         if status is None:
             return
         self._looked += 1

@@ -13,6 +13,7 @@ from session_bench import SimBench
 from kdsrv.kd.api import Api
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import MAX_PAYLOAD, Packet, PacketType
+from kdsrv.sessions.leaving import OnLeave
 from kdsrv.sessions.status import RunState
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.kernel import KERNEL_BASE
@@ -96,6 +97,17 @@ class Client:
         self.bench.open()
         self.bench.session.user = self
 
+    def leaves_it_running(self) -> None:
+        """This client leaves and has the target continued, and another one comes."""
+        left: list[bool] = []
+        self.asked.clear()
+        self.bench.session.on_leave = OnLeave.CONTINUE
+        self.bench.session.leave(lambda: left.append(True))
+        self.bench.wait(5.1)
+        assert left == [True]
+        self.bench.open()
+        self.bench.session.user = self
+
     # What happens to the target
 
     def stops(self) -> None:
@@ -125,6 +137,7 @@ ACTIONS = [
     Client.resync,
     Client.another_comes,
     Client.it_is_handed_over,
+    Client.leaves_it_running,
     Client.stops,
     Client.prints,
     Client.reboots,

@@ -181,16 +181,13 @@ class PcapngReader:
 
     def _block(self, kind: int, body: bytes) -> Block | None:
         try:
-            match kind:
-                case 0x0A0D0D0A:
-                    return self._section(body)
-                case 1:
-                    return self._interface(body)
-                case 6:
-                    return self._packet(body)
+            if kind == _SECTION:
+                return self._section(body)
+            if kind == _INTERFACE:
+                return self._interface(body)
+            return self._packet(body) if kind == _PACKET else None
         except (struct.error, ValueError) as error:
             raise FormatError(why=f"a block of type {kind:#x} is too short") from error
-        return None
 
     def _section(self, body: bytes) -> Section:
         if _NUMBER32.unpack_from(body)[0] != _BYTE_ORDER:

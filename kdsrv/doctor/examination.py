@@ -6,7 +6,8 @@
     TALK       it answers requests, a few in a row, so that bytes that get lost show
     DONE
 
-Each step ends when what it waits for has come, or with its time; all together have a time too. Times are seconds.
+Each step ends when what it waits for has come, or with its time; all together have a time too, and where that is not
+the usual one, each step has its part of it. Times are seconds.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Examination:
         self.was_halted = False
         self.asked = 0
         self._may_break_in = may_break_in
-        self._limits = limits
+        self._limits = {step: limit * total / TOTAL for step, limit in limits.items()}
         self._extra = _LONG_PACKET * byte_time
         self._began = self._step_began = now
         self._end = now + total

@@ -32,8 +32,7 @@ from kdsrv.transports.transport import Transport
 __all__ = ["Examiner", "examine", "find_rate"]
 
 _LOOK_EVERY: Final = 0.05
-_RATE_LIMIT: Final = 15.0
-_LEAVE_LIMIT: Final = 3.0
+_LEAVE_LIMIT: Final = 2.0
 """Seconds that a target has to be made to run again."""
 
 
@@ -115,7 +114,7 @@ class Examiner:
         session, examination = self.session, self.examination
         halted_here = examination.broke_in and not examination.was_halted
         is_halted = session.run_state is RunState.HALTED
-        if halted_here:
+        if halted_here and (is_halted or session.link.counters.packets_received):
             session.on_leave = OnLeave.CONTINUE
         left: Deferred[None] = Deferred()
         limit = self._reactor.callLater(_LEAVE_LIMIT, session.close)
@@ -189,7 +188,7 @@ async def find_rate(
                 raise
             tell(f"{rate} baud: {error}")
             continue
-        examiner = Examiner(reactor, spec, transport, may_break_in=may_break_in, total=_RATE_LIMIT, limits=SHORT_LIMITS)
+        examiner = Examiner(reactor, spec, transport, may_break_in=may_break_in, total=TOTAL, limits=SHORT_LIMITS)
         facts = (await examiner.examine()).facts
         counters = facts.counters
         if (counters.packets_received or counters.resets) and not isinstance(trouble(facts), Echoing):

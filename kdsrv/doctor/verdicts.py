@@ -288,6 +288,8 @@ def _evidence(findings: Findings) -> tuple[str, ...]:
         lines.append(f"{findings.replies} of {findings.asked} requests were answered")
     if findings.rebooted:
         lines.append("the target started anew meanwhile")
+    if findings.broke_in and not counters.packets_received:
+        lines.append("a target that heard the break-in, and is not heard here, stands still now")
     if findings.was_halted:
         lines.append("the target was halted before, and still is")
     elif findings.runs_again is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import pty
@@ -18,25 +17,16 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from background_program import BackgroundProgram
-from running_programs import KDSRV, ROOT, Client, Debugger, Server, addresses, until
-from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
-from twisted.internet.testing import MemoryReactorClock
+from running_programs import KDSRV, ROOT, Client, Debugger, Server, addresses, run_program, until
 
-from kdsrv.client.connecting import ServerUnreachable
-from kdsrv.client.protocol import ServerGone, ServerRefused
-from kdsrv.commands import connect as connect_command
 from kdsrv.commands.screen import Screen
-from kdsrv.connection_strings import parse_kdsrv_string
-from kdsrv.errors import KdsrvError, SetupError
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.sessions.decoded import printable
 from kdsrv.sessions.status import Quiet
 from kdsrv.sim.kernel import KERNEL_BASE
-from kdsrv.wire.messages import Attached
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +126,8 @@ def test_a_lost_server_is_connected_to_again(tmp_path: Path) -> None:
             assert lost["code"] == "server-gone"
             client.wait_event("status", kind="interrupted")
             with Server(port=port):
+                renewed = client.wait_event("renewed")
+                assert renewed["message"] == "the server was restarted: a new session, the target is as it was"
                 client.wait_event("attached", 2)
                 debugger.halt()
                 assert debugger.read(KERNEL_BASE, 2) == b"MZ"
@@ -150,6 +142,77 @@ def test_a_server_that_ends_says_so() -> None:
         assert client.wait_event("lost")["message"] == "the server says: the server is shutting down"
         client.process.send_signal(signal.SIGINT)
         assert client.process.wait(5) == 0
+
+
+def test_a_port_that_is_taken_is_told_before_anybody_is_asked_for_the_target() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy, socket.create_server(("127.0.0.1", 0)) as asked:
+        port, server = busy.getsockname()[1], asked.getsockname()[1]
+        string = f"kdsrv:server=@{{tcp:server=127.0.0.1,port={server}}},trans=@{{sim:}}"
+        ended = run_program((*KDSRV, "connect", "-k", string, "--tcp", str(port)))
+        assert ended.status == 1
+        assert f"127.0.0.1:{port}" in ended.text
+        assert "Address already in use" in ended.text
+        asked.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            asked.accept()
+
+
+def test_a_target_that_is_taken_by_force_is_gone(server: Server) -> None:
+    """The first debugger's line stays, and its program does not fight for the target."""
+    string = server.string("sim:name=forced")
+    with Client(string) as first:
+        first.wait_event("ready")
+        with Client(string, "--tcp", "0", "--take", "force") as second:
+            second.wait_event("ready")
+            assert first.process.wait(5) == 1
+            (error,) = first.events("error")
+            assert error["code"] == "taken"
+            assert "was taken over by " in error["message"]
+            assert first.events("lost") == []
+            with Debugger(second.bridge) as debugger:
+                debugger.halt()
+                assert debugger.read(KERNEL_BASE, 2) == b"MZ"
+
+
+def test_a_target_is_asked_for_and_given_away(server: Server) -> None:
+    string = server.string("sim:name=asked")
+    release = (*KDSRV, "release", string)
+    ended = run_program(release)
+    assert (ended.status, ended.text) == (
+        1,
+        "kdsrv: the server says: nobody holds sim:name=asked who could give it away\n",
+    )
+    with Client(string) as first:
+        first.wait_event("ready")
+        ended = run_program((*release, "--json"))
+        assert ended.status == 1
+        assert json.loads(ended.text)["message"] == (
+            "the server says: nobody asks for sim:name=asked: it stays with you"
+        )
+        with Client(string, "--tcp", "0", "--take", "ask") as second:
+            assert "kdsrv release gives it away" in first.wait_event("notice")["text"]
+            assert " has been asked for sim:name=asked" in second.wait_event("notice")["text"]
+            ended = run_program(release)
+            assert ended.status == 0, ended.text
+            assert ended.text.endswith(" has sim:name=asked now\n")
+            assert first.process.wait(5) == 1
+            assert first.events("error")[0]["code"] == "taken"
+            second.wait_event("ready")
+
+
+@pytest.mark.parametrize(("on_leave", "state"), [("continue", "running"), ("stay", "halted")])
+def test_what_becomes_of_the_target(server: Server, on_leave: str, state: str) -> None:
+    string = server.string(f"sim:name=left{on_leave}")
+    with Client(string, "--tcp", "0", "--on-leave", on_leave) as client:
+        client.wait_event("status", kind="halted")
+        client.process.send_signal(signal.SIGINT)
+        assert client.process.wait(5) == 0
+    with Client(string, "--tcp", "0") as client:
+        client.wait_event("ready")
+        if state == "halted":
+            client.wait_event("status", kind="halted")
+        else:
+            client.wait_event("status", kind="quiet", seconds=1)
 
 
 FACTS = {
@@ -247,80 +310,6 @@ def test_relative_paths_are_shown_whole_and_the_string_needs_no_k(server: Server
     assert "serial port" in said.partition(f"{tmp_path}/p:\n")[2].splitlines()[0]
     away = f"a second debugger on {tmp_path}/u was turned away: the target's debugger is there already"
     assert away in said.splitlines()
-
-
-class Lab:
-    """Stands for the way to a server: gives a session at once, or fails with ``error``; keeps the times."""
-
-    def __init__(self, clock: MemoryReactorClock) -> None:
-        self.clock = clock
-        self.times: list[float] = []
-        self.error: KdsrvError | None = None
-
-    def connect(self, *_: object, **__: object) -> Deferred[tuple[object, Attached]]:
-        self.times.append(self.clock.seconds())
-        if self.error is not None:
-            return fail(self.error)
-        return succeed((SimpleNamespace(leave=lambda: None), Attached("sim:", "sim", Quiet(0.0))))
-
-
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
-    lab = Lab(MemoryReactorClock())
-    monkeypatch.setattr(connect_command, "connect", lab.connect)
-    return lab
-
-
-@pytest.fixture
-def said() -> io.StringIO:
-    return io.StringIO()
-
-
-@pytest.fixture
-def desk(lab: Lab, said: io.StringIO) -> Iterator[connect_command.Desk]:
-    spec = parse_kdsrv_string("kdsrv:server=@{tcp:server=lab,port=1},trans=@{sim:}")
-    desk = connect_command.Desk(lab.clock, spec, Screen(as_json=False, people=said), reconnect=True)
-    opening = ensureDeferred(desk.open([("127.0.0.1", 0)], [], []))
-    assert opening.called
-    yield desk
-    desk.close()
-
-
-def test_a_session_that_dies_at_once_is_not_tried_again_each_second(desk: connect_command.Desk, lab: Lab) -> None:
-    for _ in range(6):
-        desk.session_lost(SetupError(why="the line died"))
-        lab.clock.pump([0.25] * 80 if len(lab.times) == 4 else [0.25] * 4 * 2 ** (len(lab.times) - 1))
-    assert [later - earlier for earlier, later in zip(lab.times, lab.times[1:], strict=False)][:4] == [1, 2, 4, 8]
-
-
-def test_after_a_long_session_the_wait_is_short_again(desk: connect_command.Desk, lab: Lab) -> None:
-    for wait in (1, 2, 4):
-        desk.session_lost(SetupError(why="the line died"))
-        lab.clock.advance(wait)
-    lab.clock.advance(10.5)
-    before = len(lab.times)
-    desk.session_lost(SetupError(why="the line died"))
-    lab.clock.advance(1)
-    assert len(lab.times) == before + 1
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (
-            ServerUnreachable(address="lab:1", why="nobody listens there"),
-            "waiting for the server: nobody listens there",
-        ),
-        (ServerRefused(code="held", message="sim: is held by jo"), "waiting: sim: is held by jo"),
-    ],
-)
-def test_what_is_waited_for(
-    desk: connect_command.Desk, lab: Lab, said: io.StringIO, error: KdsrvError, sentence: str
-) -> None:
-    lab.error = error
-    desk.session_lost(ServerGone(why="it closed the connection"))
-    lab.clock.advance(1)
-    assert said.getvalue().splitlines()[-1] == sentence
 
 
 def test_a_terminal_that_is_gone_is_no_trouble() -> None:

@@ -175,6 +175,19 @@ def test_a_break_in_is_repeated_until_the_target_stops(host: Host) -> None:
     assert host.link.deadline is None
 
 
+def test_what_was_not_taken_before_a_break_in_has_stopped_the_target_is_given_up(host: Host) -> None:
+    """A Continue that comes again now would let it run on."""
+    sent = host.sends()
+    host.link.break_in(host.now)
+    assert host.hears(packet(7, STOP)) == [GaveUp(2, "the target has stopped before it was taken"), STOPPED]
+    host.said()
+    assert (host.waits(10), host.said()) == ([], [])
+    assert host.takes(sent) == []
+    sent = host.sends()
+    assert host.hears(packet(7, STOP)) == [STOPPED], "told again for another reason"
+    assert host.takes(sent) == [Acknowledged(2)]
+
+
 def test_a_target_that_runs_does_not_answer_a_resync(host: Host) -> None:
     host.sends()
     host.link.send(PacketType.STATE_MANIPULATE, REPLY, host.now)

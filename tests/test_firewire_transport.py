@@ -189,6 +189,17 @@ def test_a_break_in_right_behind_a_continue_comes_after_it(desk: Desk, target: F
     assert [request.kind for request in target.kernel.log].count(0x3136) == 1
 
 
+def test_a_continue_that_a_break_in_has_overtaken_is_not_given_again(desk: Desk, running: FireWireTarget) -> None:
+    running.kernel.print("running, in spite of what the debugger thinks", desk.now)
+    desk.text()
+    desk.send(Manipulate.continue_())
+    desk.break_in()
+    desk.stop()
+    desk.wait(6.0)
+    assert (running.kernel.state, desk.packets) == (TargetState.STOPPED, [])
+    assert [lost.why for lost in desk.gave_up] == ["the target has stopped before it was taken"]
+
+
 def test_a_break_in_at_a_stop_repeats_the_stop_and_counts_once_more(desk: Desk, target: FireWireTarget) -> None:
     desk.break_in()
     desk.stop()
@@ -248,6 +259,7 @@ def test_the_longest_packet_of_a_target(desk: Desk, running: FireWireTarget) -> 
 
 
 def test_an_impossible_length_is_not_believed(desk: Desk, running: FireWireTarget) -> None:
+    running.memory[SEND + 16 : SEND + 20] = b"sum."
     for length in (4001, 0xFFFFFFFF):
         running.memory[SEND + 20 : SEND + 24] = length.to_bytes(4, "little")
         running.memory[SEND : SEND + 4] = FULL

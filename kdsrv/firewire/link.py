@@ -9,6 +9,8 @@ under the id that we have put into it (the target does not look at it). What is 
                    stops the one and gives the other a stop too many.
     RESEND         from the target: it could not use our last packet, though it has taken it. It gets it again.
     silence        a packet that is not taken is given again, in case a break-in has taken its place, and then given up.
+    a stop         upon a break-in: what has not been taken yet was meant for before it, as a Continue is, and is given
+                   up too.
 
 A packet with a wrong sum was read while another took its place, or the target is not what we take it for: asking it to
 tell of its stop again is done a few times in a row and no more.
@@ -16,7 +18,7 @@ tell of its stop again is done a few times in a row and no more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, HostRole, Phase
@@ -141,19 +143,20 @@ class MailboxLink(HostRole):
         self.counters.bytes_sent += len(data)
         return data
 
-    def _on_data(self, packet_type: int, payload: bytes, wanted_sum: int) -> Iterable[Event]:
+    def _on_data(self, packet_type: int, payload: bytes, wanted_sum: int) -> Iterator[Event]:
         if checksum(payload) != wanted_sum:
             self.counters.damaged += 1
             self._damaged_in_row += 1
             if self._damaged_in_row <= _MOST_DAMAGED:
                 self._control(PacketType.RESEND)
-            return ()
+            return
         self._damaged_in_row = 0
         self.counters.packets_received += 1
         self.phase = Phase.SYNCED
-        if packet_type in _STOPS:
+        if packet_type in _STOPS and self.breaking_in:
             self.breaking_in = False
-        return (Packet(packet_type, payload),)
+            yield from self._drop_all("the target has stopped before it was taken")
+        yield Packet(packet_type, payload)
 
     def _on_taken(self, packet_id: int, now: float) -> Iterator[Event]:
         ours = self._unacknowledged

@@ -83,7 +83,6 @@ class Mailbox(Errand):
 
     def __init__(self, channel: int, bus_limit: int, *, pace: Pace = _PACE, patience: float = PATIENCE) -> None:
         super().__init__(patience)
-        self.damaged = 0
         self._channel = channel
         self._bus_limit = bus_limit
         self._pace = pace
@@ -117,7 +116,7 @@ class Mailbox(Errand):
 
     def withdrawal(self) -> Write | None:
         """What takes back a packet that the target has not taken, when nobody will look after it any more."""
-        return Write(self._block.descriptor.receive, EMPTY) if self._boxed and self._block is not None else None
+        return Write(self._places[1], EMPTY) if self._boxed and self._places is not None else None
 
     def _script(self) -> Script[None]:
         block = self._block
@@ -158,29 +157,27 @@ class Mailbox(Errand):
             yield from self._look_after_ours(block, is_full)
         if self._held is not None and not (is_full and head == self._held[0]):
             self._hand_on(self._held[1])  # the box was emptied, though the bus did not say so
-        if is_full:
-            yield from self._take(block, head)
+        if is_full and not (yield from self._take(block, head)):
+            return
         if self._given or self._break_in:
             yield from self._put(block)
 
-    def _take(self, block: Block, head: bytes) -> Script[None]:
+    def _take(self, block: Block, head: bytes) -> Script[bool]:
+        """Whether the box is empty now; if not, it has to be looked into again."""
         length = int.from_bytes(head[20:24], "little")
-        if length > MAX_BODY:
-            self.damaged += 1
-            yield Write(block.descriptor.send, EMPTY)
-            return
         body = b""
-        if length:
+        if 0 < length <= MAX_BODY:
             body = yield from read(block.descriptor.send + _BODY, length, block.limit)
         wanted_sum = int.from_bytes(head[16:20], "little")
         if checksum(body) != wanted_sum and self._misreads < _MOST_MISREADS:
             self._misreads += 1  # perhaps another took its place meanwhile; if not, the link has to deal with it
-            return
+            return False
         self._misreads = 0
         packet = head[4:20] + body
         self._held = (head, packet)
         yield Write(block.descriptor.send, EMPTY)
         self._hand_on(packet)
+        return True
 
     def _hand_on(self, packet: bytes) -> None:
         self._held = None

@@ -76,7 +76,9 @@ def make_listing(
     states = {session.lease.target: _state(tenant_of(session)) for session in sessions}
     bound = user.targets is not None
     room = _Room(_MAX_BYTES)
-    entries = [{"name": name, "state": states.get(key or "", "free")} for name, key in published.items()]
+    entries: list[dict[str, object]] = [
+        {"name": name, "state": states.get(key or "", "free")} for name, key in published.items()
+    ]
     targets = [entry for entry in entries if room.takes(entry)]
     visible = [session for session in sessions if not bound or session.lease.target in names]
     told = [

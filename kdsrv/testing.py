@@ -12,6 +12,7 @@ that fails, it fails each time the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -159,17 +160,17 @@ class MemoryEndpoint:
     ``away_until``, a time of the clock, there is no way to it."""
 
     def __init__(self, clock: Clock, server: IProtocolFactory, latency: float = 0.0) -> None:
+        self.server = server
         self.connections: list[MemoryTransport] = []
         self.away_until = 0.0
         self._clock = clock
-        self._server = server
         self._latency = latency
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect at once."""
         if self._clock.seconds() < self.away_until:
             return fail(ConnectError(string="the network is away"))
-        client, server = protocolFactory.buildProtocol(_ADDRESS), self._server.buildProtocol(_ADDRESS)
+        client, server = protocolFactory.buildProtocol(_ADDRESS), self.server.buildProtocol(_ADDRESS)
         assert client is not None
         assert server is not None
         ends = [MemoryTransport(self._clock, self._latency, protocol) for protocol in (client, server)]
@@ -188,8 +189,8 @@ class MemoryLab:
     def __init__(self, *, latency: float = 0.0, environ: Mapping[str, str] | None = None) -> None:
         self.clock = Clock()
         self.targets = SimulatedTargets(self.clock)
-        self.directory = Directory(self.clock, Opener(self.clock, self.targets), environ or {})
-        self.server = KdsrvServerFactory(self.clock, self.directory)
+        self._environ = environ or {}
+        self.directory, self.server = self._new_server()
         self.endpoint = MemoryEndpoint(self.clock, self.server, latency)
 
     def open_session(self, trans: str | KdSpec | None = "sim:", **options: Any) -> Opening:
@@ -244,12 +245,25 @@ class MemoryLab:
         for connection in self.endpoint.connections:
             connection.cut()
 
+    def restart_server(self) -> None:
+        """The server is killed, and another one is there in its place; targets stay as they are."""
+        self.cut(math.inf)
+        self.server.attachments.discard()
+        self.run(self.directory.close_all())
+        self.directory, self.server = self._new_server()
+        self.endpoint.server = self.server
+        self.endpoint.away_until = 0.0
+
     def close(self) -> None:
         """End everything; nothing is left in the clock."""
         self.server.stopFactory()
         self.run(self.directory.close_all())
         self.targets.stop()
         self.advance(0)
+
+    def _new_server(self) -> tuple[Directory, KdsrvServerFactory]:
+        directory = Directory(self.clock, Opener(self.clock, self.targets), self._environ)
+        return directory, KdsrvServerFactory(self.clock, directory)
 
     def _next_due(self) -> float | None:
         return min((call.getTime() for call in self.clock.getDelayedCalls()), default=None)

@@ -26,6 +26,7 @@ from kdsrv.client import (
     Rebooting,
     RequestFailed,
     RequestLost,
+    ServerAway,
     ServerRefused,
     SessionEnded,
     SessionLost,
@@ -222,6 +223,97 @@ def test_everything_ends_when_the_connection_is_cut() -> None:
         with pytest.raises(SessionEnded):
             lab.run(make())
     lab.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 40.0])
+def test_everything_outlasts_a_network_that_is_away_for_less_than_the_server_waits(seconds: float) -> None:
+    """Whatever was under way just takes longer, and what is asked meanwhile waits."""
+    lab = MemoryLab(latency=0.1)
+    target = halted(lab)
+    events = gather(target)
+    work = waiting_work(lab, target)
+    lab.advance(0.15)
+    lab.cut(seconds)
+    lab.advance(0.5)
+    meanwhile = Deferred.fromCoroutine(target.read_virtual(KERNEL_BASE, 10000))
+    with pytest.raises(MemoryUnreadable) as unreadable:
+        lab.run(work[0])
+    assert unreadable.value.read == lab.simulated().memory.read_virtual(KERNEL_BASE, 0x4000)
+    with pytest.raises(MemoryUnwritable):
+        lab.run(work[1])
+    assert lab.run(work[2]).kernel_base == KERNEL_BASE
+    assert lab.run(work[3])["rip"] == processor(lab).pc
+    assert lab.run(meanwhile) == lab.simulated().memory.read_virtual(KERNEL_BASE, 10000)
+    away = [event.status for event in of_kind(events, StatusChanged) if isinstance(event.status, ServerAway)]
+    assert away[0].run_state is RunState.HALTED
+    lab.advance(3)
+    assert target.run_state is RunState.RUNNING
+    lab.run(target.break_in())
+    assert lab.run(work[4]) is target.stop
+    lab.run(target.leave())
+    assert of_kind(events, SessionLost) == []
+    lab.close()
+
+
+def test_a_wait_for_a_stop_outlasts_a_break_in_which_it_comes() -> None:
+    lab = MemoryLab(latency=0.1)
+    target = halted(lab)
+    lab.run(target.continue_())
+    lab.advance(1)
+    waiting = Deferred.fromCoroutine(target.wait_for_stop())
+    lab.cut(5)
+    lab.act(lambda simulated, now: simulated.stop(now))
+    assert lab.run(waiting).reason is HaltReason.BREAKPOINT
+    lab.close()
+
+
+def test_a_network_that_is_away_for_longer_than_the_server_waits_ends_the_session() -> None:
+    lab = MemoryLab(latency=0.1)
+    target = halted(lab)
+    work = waiting_work(lab, target)
+    lab.advance(0.05)
+    lab.cut(100)
+    before = lab.clock.seconds()
+    for each in work[:-1]:
+        with pytest.raises(SessionEnded, match="the connection to the server has ended"):
+            lab.run(each)
+    assert lab.clock.seconds() - before == pytest.approx(60)
+    lab.close()
+
+
+def test_a_server_that_is_restarted_loses_what_is_under_way_and_goes_on() -> None:
+    lab = MemoryLab(latency=0.1)
+    target = halted(lab)
+    stop = target.stop
+    reading = Deferred.fromCoroutine(target.read_virtual(KERNEL_BASE, 0x4000))
+    lab.advance(0.15)
+    lab.restart_server()
+    with pytest.raises(RequestLost):
+        lab.run(reading)
+    assert stop is not None
+    assert lab.run(target.wait_for_stop()).packet == stop.packet
+    assert lab.run(target.read_virtual(KERNEL_BASE, 2)) == b"MZ"
+    lab.run(target.continue_())
+    lab.advance(1)
+    breaking_in = Deferred.fromCoroutine(target.break_in())
+    lab.advance(0.05)
+    lab.restart_server()
+    assert lab.run(breaking_in).reason is HaltReason.BREAKPOINT
+    lab.run(target.leave())
+    lab.close()
+
+
+def test_a_target_may_be_taken_and_is_left_as_one_likes(lab: MemoryLab) -> None:
+    first = halted(lab, client="kim@desk")
+    second = lab.run(lab.open_session(take="force", on_leave="continue", client="jo@desk"))
+    with pytest.raises(SessionEnded, match="sim: was taken over by jo@desk"):
+        lab.run(first.break_in())
+    assert lab.run(second.wait_for_stop()).reason is HaltReason.BREAKPOINT
+    lab.run(second.leave())
+    lab.advance(5)
+    assert lab.simulated().state is TargetState.RUNNING
+    with pytest.raises(ValueError, match="borrow"):
+        lab.open_session(take="borrow")
 
 
 def test_everything_ends_when_the_server_shuts_down(lab: MemoryLab) -> None:

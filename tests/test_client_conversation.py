@@ -17,11 +17,13 @@ from kdsrv.client import (
     OtherPacket,
     RequestFailed,
     RequestLost,
+    ServerAway,
     Stopped,
     TookTooLong,
+    TooManyRequests,
 )
 from kdsrv.client.memory import Pace
-from kdsrv.errors import SetupError
+from kdsrv.errors import PeerError, SetupError
 from kdsrv.kd import amd64, x86
 from kdsrv.kd.api import Api
 from kdsrv.kd.machine import Machine
@@ -222,6 +224,66 @@ def test_addresses_wrap() -> None:
     reading = start(uplink.target.read_virtual(0xFFFFFFFF_FFFFFFFE, 4))
     (request,) = uplink.answer_all(lambda request: request.reply(data=b"abcd", actual=4))
     assert (request["address"], result_of(reading)) == (0xFFFFFFFF_FFFFFFFE, b"abcd")
+
+
+def test_nothing_is_given_up_while_the_server_is_away() -> None:
+    uplink = halted()
+    reading = start(uplink.target.read_virtual(HERE, 1))
+    uplink.clock.advance(10)
+    uplink.conversation.status_changed(ServerAway("no route", RunState.HALTED))
+    uplink.clock.pump([1.0] * 100)
+    later = start(uplink.target.read_virtual(HERE + 1, 1))
+    uplink.clock.pump([1.0] * 20)
+    uplink.conversation.status_changed(uplink.target.stop.summary)  # type: ignore[union-attr]
+    uplink.clock.pump([1.0] * 14)
+    assert uplink.resyncs == 0
+    uplink.answer_all(lambda request: request.reply(data=data_of(request), actual=1))
+    assert (result_of(reading), result_of(later)) == (b"\x00", b"\x01")
+    lost = start(uplink.target.read_virtual(HERE, 1))
+    uplink.clock.pump([1.0] * 30)
+    with pytest.raises(RequestLost):
+        result_of(lost)
+
+
+class FullUplink(ScriptedUplink):
+    """Has room for so many requests beside those that are asked."""
+
+    room = 0
+
+    def send_packet(self, packet_type: int, payload: bytes) -> None:
+        if len(self.asked) >= self.room:
+            raise PeerError(why="it asks without end")
+        super().send_packet(packet_type, payload)
+
+
+def test_a_request_for_which_there_is_no_room_fails_and_disturbs_no_other() -> None:
+    uplink = FullUplink()
+    uplink.stop(PC)
+    with pytest.raises(TooManyRequests, match="await some of them first"):
+        result_of(start(uplink.target.read_virtual(HERE, 1)))
+    with pytest.raises(TooManyRequests):
+        result_of(start(uplink.target.request(Manipulate.get_version())))
+    uplink.room = 1
+    first = start(uplink.target.read_virtual(HERE, 1))
+    with pytest.raises(TooManyRequests):
+        result_of(start(uplink.target.read_virtual(HERE, 1)))
+    uplink.answer_all(lambda request: request.reply(data=data_of(request), actual=1))
+    assert result_of(first) == b"\0"
+
+
+def test_a_long_read_for_which_there_is_little_room_takes_what_there_is() -> None:
+    uplink = FullUplink()
+    uplink.room = 2
+    uplink.stop(PC)
+    reading = start(uplink.target.read_virtual(HERE, 20000))
+    rounds = 0
+    while not reading.called:
+        assert 1 <= len(uplink.asked) <= 2
+        request = uplink.asked.pop(0)
+        uplink.reply(request.reply(data=data_of(request), actual=request["transfer_count"]))
+        rounds += 1
+    assert result_of(reading) == bytes(offset & 0xFF for offset in range(20000))
+    assert rounds == 6
 
 
 # Stops

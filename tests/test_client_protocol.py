@@ -23,13 +23,16 @@ from wire_talk import HALTED, READ, READ_REPLY
 
 from kdsrv.client.connecting import ServerUnreachable, connect, connect_by_endpoint
 from kdsrv.client.protocol import ClientProtocol, ServerGone, ServerRefused
+from kdsrv.client.terms import PLAIN, Terms, Thread
 from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.errors import KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet
 from kdsrv.sessions.status import Quiet, Running, Status
 from kdsrv.testing import MemoryLab
+from kdsrv.wire import ledger as wire_ledger
 from kdsrv.wire.connection import Connection, Event, Sendable, VersionError
-from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode
+from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_packet
+from kdsrv.wire.ledger import CONFIRM_FRAMES
 from kdsrv.wire.messages import (
     Attach,
     Attached,
@@ -37,6 +40,7 @@ from kdsrv.wire.messages import (
     ClientHello,
     Dropped,
     Failure,
+    Notice,
     Ping,
     Pong,
     Role,
@@ -77,12 +81,13 @@ class User:
 class Talk:
     """A client's protocol on a transport of strings, and the server's end of its connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, terms: Terms = PLAIN) -> None:
         self.clock = Clock()
+        self.notices: list[str] = []
         self.transport = StringTransport()
         self.aborted = 0
         self.transport.abortConnection = self._abort  # type: ignore[method-assign]
-        self.protocol = ClientProtocol(self.clock, "sim:", "kim@desk")
+        self.protocol = ClientProtocol(self.clock, "sim:", "kim@desk", terms=terms, noticed=self.notices.append)
         self.outcome: list[Any] = []
         self.protocol.attached.addBoth(self.outcome.append)
         self.server = Connection(Role.SERVER)
@@ -401,6 +406,63 @@ def test_leaving_before_attaching() -> None:
     talk.lose(ConnectionDone())
     assert talk.outcome == []
     assert idle(talk)
+
+
+# What a session that may be resumed adds
+
+
+def resumable(window: Window = DEFAULT_WINDOW) -> tuple[Talk, User]:
+    talk = Talk(Terms(resumable=True))
+    talk.heard()
+    talk.say(ServerHello(1, "a server", instance="1" * 16))
+    assert talk.heard() == [Attach("sim:", "kim@desk", resumable=True)]
+    user = User()
+    talk.protocol.attached.addCallback(lambda _: setattr(talk.protocol, "user", user))
+    talk.say(Attached("sim:", "simulated", HALTED, window, "0" * 32, 60.0))
+    return talk, user
+
+
+def test_what_has_come_is_confirmed_now_and_then() -> None:
+    talk, _ = resumable()
+    ledger = talk.server.ledger
+    for number in range(1, CONFIRM_FRAMES + 2):
+        talk.say(STOP)
+        assert talk.heard() == []
+        kept = number if number < CONFIRM_FRAMES else number - CONFIRM_FRAMES
+        assert ledger.kept_bytes == kept * len(encode_packet(*STOP))
+    assert talk.protocol.instance == "1" * 16
+    assert talk.protocol.thread == Thread("0" * 32, talk.protocol._connection.ledger)
+    assert "0" * 32 not in repr(talk.protocol.thread)
+
+
+def test_a_server_that_confirms_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire_ledger, "MAX_KEPT_FRAMES", 9)
+    talk, user = resumable()
+    for _ in range(10):
+        talk.protocol.send_packet(*READ)
+        talk.heard()
+        talk.say(READ_REPLY)
+    (error,) = [told for told in user.told if isinstance(told, PeerError)]
+    assert "it confirms nothing of what it is sent" in str(error)
+    assert isinstance(talk.heard()[-1], Bye)
+
+
+def test_what_comes_after_the_end_is_not_counted() -> None:
+    """Another connection may be going on with the session by then."""
+    talk, user = resumable()
+    talk.clock.pump([1.0] * 46)
+    assert (talk.aborted, [type(told) for told in user.told]) == (1, [ServerGone])
+    assert [type(event) for event in talk.heard()] == [Ping, Ping], "and no goodbye"
+    ledger = talk.protocol._connection.ledger
+    talk.say(STOP)
+    assert ledger.received == 0
+
+
+def test_notices_are_for_whoever_wants_them() -> None:
+    talk, user = resumable()
+    talk.say(Notice("jo asks for sim:"))
+    assert user.told == []
+    assert talk.notices == ["jo asks for sim:"]
 
 
 # Dialling

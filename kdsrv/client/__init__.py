@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdsrv.client.api import Opening, open_session, open_session_in_process, open_session_over
+from kdsrv.client.breaks import ServerAway
 from kdsrv.client.connecting import ServerUnreachable
 from kdsrv.client.events import (
     Event,
@@ -25,14 +26,18 @@ from kdsrv.client.failures import (
     MemoryUnwritable,
     RequestFailed,
     RequestLost,
+    ServerGone,
+    ServerRefused,
     SessionEnded,
     TargetRunning,
     TookTooLong,
+    TooManyRequests,
 )
-from kdsrv.client.protocol import ServerGone, ServerRefused
 from kdsrv.client.registers import Context, SpecialRegisters
 from kdsrv.client.running import Breakpoint
 from kdsrv.client.target import Target
+from kdsrv.sessions.leaving import OnLeave
+from kdsrv.sessions.tenant import Take
 
 __all__ = [
     "Breakpoint",
@@ -45,6 +50,7 @@ __all__ = [
     "MemoryUnwritable",
     "ModuleLoaded",
     "ModuleUnloaded",
+    "OnLeave",
     "Opening",
     "OtherPacket",
     "Printed",
@@ -52,6 +58,7 @@ __all__ = [
     "Rebooting",
     "RequestFailed",
     "RequestLost",
+    "ServerAway",
     "ServerGone",
     "ServerRefused",
     "ServerUnreachable",
@@ -61,8 +68,10 @@ __all__ = [
     "StatusChanged",
     "Stop",
     "Stopped",
+    "Take",
     "Target",
     "TargetRunning",
+    "TooManyRequests",
     "TookTooLong",
     "open_session",
     "open_session_in_process",

@@ -15,7 +15,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from kdsrv.client.failures import MemoryUnreadable, MemoryUnwritable
+from kdsrv.client.failures import MemoryUnreadable, MemoryUnwritable, TooManyRequests
 from kdsrv.client.requests import RequestQueue
 from kdsrv.errors import KdsrvError
 from kdsrv.kd.api import Api
@@ -122,11 +122,22 @@ class _Transfer(ABC, Generic[T]):
                 self._unasked += count
             else:
                 break
-            if offset < self._end:
-                self._asked.append((offset, count, self._now()))
-                self._queue.ask(self._request(offset, count), self)
+            if offset < self._end and not self._ask(offset, count):
+                break
         if self._unasked >= self._end and not self._is_missing():
             self._finish()
+
+    def _ask(self, offset: int, count: int) -> bool:
+        """Whether this part is asked for now. One for which there is no room is asked for later."""
+        try:
+            self._queue.ask(self._request(offset, count), self)
+        except TooManyRequests as error:
+            self._again.appendleft((offset, count))
+            if not self._asked:
+                self.lost(error)
+            return False
+        self._asked.append((offset, count, self._now()))
+        return True
 
     def _is_missing(self) -> bool:
         end = self._end

@@ -386,6 +386,13 @@ class ConnectedTests(NetCase):
         assert told.events[-1] == "lost"
         assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
 
+    def test_an_error_in_the_receiver_while_it_waits(self) -> None:
+        _, told = self.bench.open(NetSpec(self.port, KEY))
+        self.patch(told, "transport_interrupted", lambda _: 1 // 0)
+        self.bench.run(3.0)
+        assert told.events[-1] == "lost"
+        assert len(self.flushLoggedErrors(ZeroDivisionError)) == 1
+
     def test_the_end_of_the_reactor(self) -> None:
         _, told, _ = self.connected()
         (port,) = self.bench.still.readers

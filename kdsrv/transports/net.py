@@ -103,7 +103,6 @@ class NetTransport:
         self._heard_before = replace(port.heard)
         self._answered: Address | None = None
         self._answered_at = 0.0
-        self._answers_before = 0
         self._known_as = ""
         self._strangers: set[str] = set()
         if weakness is not None:
@@ -157,7 +156,7 @@ class NetTransport:
         events = self._host.receive(data, source, now)
         if counters.responses != answers:
             self._answered = source
-            if answers == self._answers_before:
+            if not answers:
                 self._answered_at = now
         if events:
             self._handle(events)
@@ -185,9 +184,8 @@ class NetTransport:
                     receiver.bytes_received(event.data)
                 else:
                     self._on_change(event, receiver)
-        except Exception as error:  # whatever it is, it concerns this line only
-            self._log.failure("an error while taking a packet from {line}", line=self.description)
-            self._end(ReceiverFailed(target=self.description, why=type(error).__name__))
+        except Exception as error:
+            self._fail(error)
 
     def _on_change(self, event: NetEvent, receiver: Receiver) -> None:
         match event:
@@ -217,7 +215,6 @@ class NetTransport:
 
     def _resume(self, receiver: Receiver) -> None:
         self._is_up, self._why, self._tell_at = True, None, None
-        self._answers_before = self._host.counters.responses
         receiver.transport_resumed()
 
     def _interrupt(self, why: Status, receiver: Receiver) -> None:
@@ -234,8 +231,7 @@ class NetTransport:
             try:
                 self._interrupt(self._status(now), self._receiver)
             except Exception as error:
-                self._log.failure("an error while telling about {line}", line=self.description)
-                self._end(ReceiverFailed(target=self.description, why=type(error).__name__))
+                self._fail(error)
         self._flush()
         self._set_alarm()
 
@@ -247,9 +243,8 @@ class NetTransport:
             return self._why
         if isinstance(self._why, NetSilent):
             return NetSilent(self._known_as, away)
-        answers = self._host.counters.responses - self._answers_before
-        if answers and self._answered is not None and now >= self._answered_at + _PATIENCE:
-            return NetUnanswered(place(self._answered), answers)
+        if self._answered is not None and now >= self._answered_at + _PATIENCE:
+            return NetUnanswered(place(self._answered), self._host.counters.responses)
         if heard.offers > before.offers and now < self._refused_at + _RECENT:
             return NetWrongKey(self._port.port, place(heard.offers_from), heard.offers - before.offers)
         foreign, data = heard.foreign - before.foreign, heard.data - before.data
@@ -270,6 +265,11 @@ class NetTransport:
         if self._tell_at is not None and (deadline is None or self._tell_at < deadline):
             deadline = self._tell_at
         self._alarm.set(deadline)
+
+    def _fail(self, error: Exception) -> None:
+        """The receiver failed. Whatever it is, it concerns this line only."""
+        self._log.failure("an error while taking what comes from {line}", line=self.description)
+        self._end(ReceiverFailed(target=self.description, why=type(error).__name__))
 
     def _end(self, reason: TargetError) -> None:
         receiver = self._receiver

@@ -31,7 +31,7 @@ from kdsrv.sessions.status import Quiet, Running, Status
 from kdsrv.testing import MemoryLab
 from kdsrv.wire import ledger as wire_ledger
 from kdsrv.wire.connection import Connection, Event, Sendable, VersionError
-from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_packet
+from kdsrv.wire.frames import BreakIn, FrameKind, Resync, encode, encode_confirm, encode_packet
 from kdsrv.wire.ledger import CONFIRM_FRAMES
 from kdsrv.wire.messages import (
     Attach,
@@ -435,13 +435,25 @@ def test_what_has_come_is_confirmed_now_and_then() -> None:
     assert "0" * 32 not in repr(talk.protocol.thread)
 
 
-def test_a_server_that_confirms_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_wait_for_a_server_that_confirms_nothing_and_break_ins_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(wire_ledger, "MAX_KEPT_FRAMES", 9)
     talk, user = resumable()
     for _ in range(10):
         talk.protocol.send_packet(*READ)
-        talk.heard()
+        assert talk.heard() == [READ]
         talk.say(READ_REPLY)
+    talk.protocol.send_packet(*READ)
+    assert talk.heard() == []
+    assert user.told == [READ_REPLY] * 10
+    talk.protocol.break_in()
+    assert talk.heard() == [BreakIn()]
+    talk.protocol.dataReceived(encode_confirm(11))
+    assert talk.heard() == [READ]
+    for _ in range(18):
+        talk.protocol.break_in()
+    talk.say(STOP)
     (error,) = [told for told in user.told if isinstance(told, PeerError)]
     assert "it confirms nothing of what it is sent" in str(error)
     assert isinstance(talk.heard()[-1], Bye)

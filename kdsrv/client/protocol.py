@@ -123,7 +123,7 @@ class ClientProtocol(Protocol):
         if self._connection.state is not State.ATTACHED:
             return
         connection = self._connection
-        if packet_type == MANIPULATE and (len(self._backlog) or not connection.has_room(payload)):
+        if packet_type == MANIPULATE and (len(self._backlog) or not self._has_room(payload)):
             self._backlog.put(Packet(packet_type, payload))
         else:
             self._line.write(connection.send_packet(packet_type, payload))
@@ -169,7 +169,7 @@ class ClientProtocol(Protocol):
             return
         if not self._line.is_open:
             return
-        if self._connection.ledger.is_full:
+        if self._connection.ledger.is_overfull:
             self._fail(PeerError(why="it confirms nothing of what it is sent"))
             return
         if confirmation := self._connection.confirmation():
@@ -275,6 +275,10 @@ class ClientProtocol(Protocol):
         if self.user is not None:
             self.user.packet_received(Packet(PacketType.DEBUG_IO, DebugIo.print_string(text).encode()))
 
+    def _has_room(self, payload: bytes) -> bool:
+        """Whether the server's window, and what it has yet to confirm, leave room for this request."""
+        return self._connection.has_room(payload) and not self._connection.ledger.is_full
+
     def _send_waiting(self) -> None:
         """While there is a session only requests wait."""
         connection, backlog = self._connection, self._backlog
@@ -282,7 +286,7 @@ class ClientProtocol(Protocol):
         while len(backlog):
             request = backlog.first()
             assert type(request) is Packet
-            if not connection.has_room(request.payload):
+            if not self._has_room(request.payload):
                 break
             ready.append(connection.send_packet(*request))
             backlog.take()

@@ -30,7 +30,7 @@ from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Status
 from kdsrv.sessions.tenant import Applicant, TargetTaken
 from kdsrv.wire.ledger import Ledger
-from kdsrv.wire.messages import StatusReport
+from kdsrv.wire.messages import Attached, StatusReport
 
 __all__ = ["LINGER", "Attachment", "Attachments", "Presence", "UnknownSession"]
 
@@ -99,6 +99,19 @@ class Attachment:
 
     # Coming and going
 
+    def attached(self, *, resumed: bool) -> Attached:
+        """What a client is told that has the session now, or again."""
+        session = self.session
+        return Attached(
+            session.name,
+            session.description,
+            session.status,
+            token=self.token,
+            linger=self.linger,
+            received=self.ledger.received,
+            resumed=resumed,
+        )
+
     def arrive(self, presence: Presence) -> None:
         """The client is there by this connection."""
         old, self._presence, self._delivery = self._presence, presence, presence.delivery
@@ -162,9 +175,8 @@ class Attachment:
         gone = self._clock.seconds() - self._absent_since
         return f"their connection broke {gone:.0f} s ago, and they have {self.linger - gone:.0f} s to come back"
 
-    def asked(self, text: str) -> None:
-        if self._delivery is not None:
-            self._delivery.notify(text)
+    def asked(self, text: str) -> bool:
+        return self._delivery is not None and self._delivery.notify(text)
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:
         unread = self.outbox.take_prints() if self._presence is None else ()

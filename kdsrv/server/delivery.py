@@ -53,10 +53,11 @@ class Delivery:
         if self._connection.state is not State.CLOSED:
             self._write(self._connection.send_seen(missed, lines))
 
-    def notify(self, text: str) -> None:
-        """Say a line about other users, if this is a client that knows of such lines."""
+    def notify(self, text: str) -> bool:
+        """Say a line about other users, if this is a client that knows of such lines. Whether it is."""
         if self._connection.takes_notices:
             self.say(Notice(text))
+        return self._connection.takes_notices
 
     def give_up(self, error: KdsrvError) -> None:
         """Say why this connection ends, if that has not been said."""

@@ -151,8 +151,9 @@ class Keeper(Service):
     def applicant(self) -> Applicant:
         return Applicant(f"the server itself (--watch {self._name})", "this host")
 
-    def asked(self, text: str) -> None:
+    def asked(self, text: str) -> bool:
         """Never asked: whoever wants the session has it."""
+        return False
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:
         self._let_go(reason)

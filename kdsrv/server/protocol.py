@@ -38,7 +38,6 @@ from kdsrv.wire.connection import Connection, ConnectionClosed, Event, State
 from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import (
     Attach,
-    Attached,
     Bye,
     ClientHello,
     EndServer,
@@ -250,22 +249,11 @@ class KdsrvServerProtocol(Protocol):
 
     def _settle(self, attachment: Attachment, resume: Resume | None) -> None:
         """From now on this connection is the client's presence. One that comes back is told again what got lost."""
-        session, ledger = attachment.session, attachment.ledger
-        again = b"" if resume is None else ledger.kept_after(resume.received)
-        self._connection.ledger = ledger
-        self._attachment, self._session = attachment, session
+        again = b"" if resume is None else attachment.ledger.kept_after(resume.received)
+        self._connection.ledger = attachment.ledger
+        self._attachment, self._session = attachment, attachment.session
         self.delivery.outbox = attachment.outbox
-        self._say(
-            Attached(
-                session.name,
-                session.description,
-                session.status,
-                token=attachment.token,
-                linger=attachment.linger,
-                received=ledger.received,
-                resumed=resume is not None,
-            )
-        )
+        self._say(attachment.attached(resumed=resume is not None))
         attachment.arrive(self)
         self.delivery.write_again(again)
         self.delivery.go_on()

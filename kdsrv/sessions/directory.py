@@ -251,8 +251,11 @@ class Directory:
         name, holder = str(refusal.facts["target"]), session.lease.holder
         asking = self._applications.ask(session.lease.target, applicant, name, holder)
         who = f"{applicant.holder} from {applicant.address}"
-        tenant.asked(f"{who} asks for {name}: kdsrv release gives it away, and without an answer it stays with you")
-        tell(f"{holder} has been asked for {name}, and has {self._applications.limit:.0f} s to answer")
+        text = f"{who} asks for {name}: kdsrv release gives it away, and without an answer it stays with you"
+        if tenant.asked(text):
+            tell(f"{holder} has been asked for {name}, and has {self._applications.limit:.0f} s to answer")
+        else:
+            tell(f"the client of {holder} shows no messages: have them type kdsrv release for {name}")
         await asking
 
     def _hand_over(self, session: Session, applicant: Applicant) -> Session | None:

@@ -67,8 +67,8 @@ class Tenant(Protocol):
         """Whether the session is anybody's who wants it."""
         ...
 
-    def asked(self, text: str) -> None:
-        """Somebody wants the session: show this line."""
+    def asked(self, text: str) -> bool:
+        """Somebody wants the session: show this line. Whether it is shown."""
         ...
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kdsrv.errors import PeerError
 from kdsrv.sessions.status import (
     BreakingIn,
+    Connected,
     Halted,
     HaltReason,
     Interrupted,
@@ -30,6 +31,7 @@ RIP = 0xFFFFF80312345678
 EACH = [
     (Opening("com:port=com1,baud=19200"), "unknown", "opening com:port=com1,baud=19200"),
     (Quiet(5.2), "unknown", "no byte from the target for 5 s: it is running, off, or nothing is connected"),
+    (Connected(5.2), "unknown", "the target is connected and has said nothing for 5 s: it is running"),
     (Noise(17), "unknown", "17 bytes came but no KD packet: wrong baud rate?"),
     (
         Noise(17, 115200, (57600,)),
@@ -90,7 +92,8 @@ def test_each_status(status: Status, run_state: str, sentence: str) -> None:
 
 
 def test_every_kind_is_among_them() -> None:
-    own = {each.__name__ for each in Status.__subclasses__() if each.__module__ == Status.__module__}
+    every = (*Status.__subclasses__(), *Quiet.__subclasses__())
+    own = {each.__name__ for each in every if each.__module__ == Status.__module__}
     assert {type(status).__name__ for status, _, _ in EACH} == own
 
 

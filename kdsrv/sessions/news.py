@@ -6,11 +6,11 @@ from typing import Final
 
 from kdsrv.sessions.link_status import LINK_TICKING
 from kdsrv.sessions.net_status import NET_TICKING
-from kdsrv.sessions.status import BreakingIn, Noise, Quiet, Status
+from kdsrv.sessions.status import BreakingIn, Connected, Noise, Quiet, Status
 
 __all__ = ["is_news"]
 
-_TICKING: Final = frozenset({Quiet.kind, Noise.kind, BreakingIn.kind}) | NET_TICKING | LINK_TICKING
+_TICKING: Final = frozenset({Quiet.kind, Connected.kind, Noise.kind, BreakingIn.kind}) | NET_TICKING | LINK_TICKING
 """Statuses that come again and again while nothing but a number in them changes."""
 
 

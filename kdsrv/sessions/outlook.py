@@ -14,9 +14,9 @@ from kdsrv.doctor.bit_rates import likely_rates
 from kdsrv.kd.link import HostRole, LinkCounters, Phase
 from kdsrv.kd.packets import BREAK_IN, HEADER, PacketType, encode_control
 from kdsrv.sessions.link_status import Damaged, Deaf, Echoing, ResetsBouncing, Unheard
-from kdsrv.sessions.status import BreakingIn, Lost, Noise, Quiet, RunState, Status
+from kdsrv.sessions.status import BreakingIn, Connected, Lost, Noise, Quiet, RunState, Status
 
-__all__ = ["MAX_SAMPLE", "Facts", "Lookout", "noise", "outlook", "trouble"]
+__all__ = ["MAX_SAMPLE", "Facts", "Lookout", "noise", "outlook", "quiet", "trouble"]
 
 MAX_SAMPLE: Final = 4096
 """Bytes that are kept of what comes before the first packet."""
@@ -44,7 +44,8 @@ class Facts:
     what came after it. ``resets_in_a_row``: RESETs of the target since it sent a packet. ``unanswered``: why the
     target, which was there, is taken to be away. ``sample``: the first bytes of a line on which no packet has come;
     ``baud``: at which rate they were read, 0 if there is none. ``spoke_for``: since something like a packet came that
-    could not be taken. ``damaged_lately`` of ``packets_lately`` were damaged.
+    could not be taken. ``damaged_lately`` of ``packets_lately`` were damaged. ``is_there``: the line would say so if
+    the target were away.
     """
 
     status: Status
@@ -62,6 +63,7 @@ class Facts:
     spoke_for: float = 0.0
     damaged_lately: int = 0
     packets_lately: int = 0
+    is_there: bool = False
 
 
 def outlook(facts: Facts) -> Status | None:
@@ -77,7 +79,12 @@ def outlook(facts: Facts) -> Status | None:
         return wrong
     if facts.break_in_for is not None:
         return _breaking_in(facts, facts.break_in_for)
-    return noise(facts) or Quiet(round(facts.silent_for))
+    return noise(facts) or quiet(facts.silent_for, is_there=facts.is_there)
+
+
+def quiet(seconds: float, *, is_there: bool) -> Quiet:
+    """Nothing has come for so long."""
+    return Connected(round(seconds)) if is_there else Quiet(round(seconds))
 
 
 def trouble(facts: Facts) -> Status | None:
@@ -185,6 +192,7 @@ class Lookout:
             spoke_for=self._spoke_for(link, now),
             damaged_lately=damaged,
             packets_lately=packets,
+            is_there=link.in_datagrams,
         )
 
     def damage(self, link: HostRole, run_state: RunState, now: float) -> Damaged | None:

@@ -19,8 +19,8 @@ from kdsrv.link_driver import HeldAcks
 from kdsrv.sessions.lease import Lease
 from kdsrv.sessions.leaving import Departure, OnLeave
 from kdsrv.sessions.observer import SessionObserver
-from kdsrv.sessions.outlook import Lookout
-from kdsrv.sessions.status import Interrupted, Lost, Quiet, RunState, Status
+from kdsrv.sessions.outlook import Lookout, quiet
+from kdsrv.sessions.status import Interrupted, Lost, RunState, Status
 from kdsrv.sessions.status_log import StatusLog
 from kdsrv.sessions.target_side import TargetSide
 from kdsrv.sessions.uplink import SessionUser
@@ -249,7 +249,7 @@ class Session(TargetSide):
         self._away = False
         self._lookout = Lookout(self._clock.seconds())
         self._reset()
-        self._set_status(Quiet(0.0))
+        self._set_status(quiet(0.0, is_there=self.link.in_datagrams))
 
     def transport_lost(self, reason: TargetError) -> None:
         user = self.user

@@ -16,6 +16,7 @@ from kdsrv.wire.members import Members, one_line
 
 __all__ = [
     "BreakingIn",
+    "Connected",
     "HaltReason",
     "Halted",
     "Interrupted",
@@ -114,6 +115,16 @@ class Quiet(Status):
 
     def _fields(self) -> dict[str, object]:
         return {"seconds": self.seconds}
+
+
+@dataclass(frozen=True, slots=True)
+class Connected(Quiet):
+    """The same where the line itself would say that the target is away: it is there."""
+
+    kind = "connected"
+
+    def sentence(self) -> str:
+        return f"the target is connected and has said nothing for {self.seconds:.0f} s: it is running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +321,7 @@ def _noise(members: Members) -> Status:
 _READERS: Final[dict[str, Callable[[Members], Status]]] = {
     Opening.kind: lambda members: Opening(members.text("target")),
     Quiet.kind: lambda members: Quiet(members.seconds("seconds")),
+    Connected.kind: lambda members: Connected(members.seconds("seconds")),
     Noise.kind: _noise,
     BreakingIn.kind: lambda members: BreakingIn(members.seconds("seconds"), members.integer("bytes")),
     Running.kind: lambda members: Running(),

@@ -93,6 +93,7 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
         Elsewhere("needs two", "test_release_command.py", "test_a_target_is_asked_for_and_given_away"),
     ),
     (r"kdsrv log ", Ends()),
+    (r"kdsrv doctor ", Ends()),
     (r"kdsrv replay ", Stays("target", r"Ctrl-C ends it")),
     (r"tshark ", Elsewhere("needs a recording", "test_record_end_to_end.py", "test_tshark_opens_a_recorded_session")),
     (r"kdsrv password ", Ends(keys="PASSWORD\n")),

@@ -11,6 +11,8 @@ from kdsrv.auth.passwords import LEAST_ITERATIONS, MOST_ITERATIONS
 from kdsrv.kd.api import NO_REPLY
 from kdsrv.sessions import status
 from kdsrv.sessions.decoded import SeenKind
+from kdsrv.sessions.link_status import LINK_READERS
+from kdsrv.sessions.net_status import NET_READERS
 from kdsrv.wire import messages
 from kdsrv.wire.connection import State
 from kdsrv.wire.frames import FrameKind
@@ -42,7 +44,10 @@ def test_the_bounds_of_a_login_are_described() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", sorted({each.kind for each in status.Status.__subclasses__() if hasattr(each, "kind")})
+    "kind",
+    sorted(
+        {each.kind for each in status.Status.__subclasses__() if hasattr(each, "kind")} | {*LINK_READERS, *NET_READERS}
+    ),
 )
 def test_every_kind_of_status_is_described(kind: str) -> None:
     assert f"\n| `{kind}` |" in DOCUMENT

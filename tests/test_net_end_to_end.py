@@ -106,6 +106,8 @@ class SessionTests(NetCase):
     async def test_a_running_target(self) -> None:
         machine = self.machine(state="running")
         target = await self.attach()
+        await until(lambda: "connected" in self.kinds(), 10)
+        assert target.status.sentence().startswith("the target is connected and has said nothing for ")
         await target.break_in(timeout=10)
         assert await target.read_virtual(KERNEL_BASE, 4096) == machine.memory(KERNEL_BASE, 4096)
         await target.continue_()

@@ -277,6 +277,18 @@ def test_an_echo() -> None:
     assert verdict.sentence == echo
 
 
+def test_a_reset_that_comes_back_and_nothing_else() -> None:
+    verdict = played(answers=lambda data: data, may_break_in=False)
+    sentence = "a RESET was answered, and nothing came after it: the line echoes, or the target hangs"
+    assert said(verdict) == ("silent", sentence)
+
+
+def test_a_target_that_answers_resets_alone_is_taken_to_be_halted() -> None:
+    verdict = played(answers=lambda data: data if data == RESET else b"")
+    assert verdict.code == "silent"
+    assert verdict.evidence[-1] == "something answered a RESET, so it is taken to be halted, and was not made to run"
+
+
 def test_resets_that_lead_to_nothing() -> None:
     verdict = played(RESET)
     assert verdict.code == "resets-bouncing"

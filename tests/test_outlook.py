@@ -125,6 +125,22 @@ def test_a_target_that_repeats_a_packet_and_answers_no_reset_is_unheard_since_it
     assert look(lookout, link, 5.0).spoke_for == 0
 
 
+def test_a_medium_that_gives_packets_back_has_no_unheard_targets() -> None:
+    lookout, link = Lookout(0.0), HostLink()
+    link.in_datagrams = True
+    list(link.receive(encode_control(PacketType.ACKNOWLEDGE) * 3, 1.0))
+    assert [look(lookout, link, now).spoke_for for now in (1.0, 9.0)] == [0.0, 0.0]
+
+
+def test_a_lookout_on_a_line_that_is_back_counts_from_there() -> None:
+    link = HostLink()
+    link.counters.damaged, link.counters.packets_received, link.counters.resets = 9, 20, 6
+    lookout = Lookout(100.0, link.counters)
+    facts = look(lookout, link, 101.0)
+    assert (facts.damaged_lately, facts.packets_lately, facts.resets_in_a_row) == (0, 0, 0)
+    assert lookout.samples
+
+
 def test_damage_is_counted_lately() -> None:
     lookout, link = Lookout(0.0), HostLink()
     link.counters.damaged, link.counters.packets_received = 3, 5

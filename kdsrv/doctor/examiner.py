@@ -191,7 +191,8 @@ async def find_rate(
         examiner = Examiner(reactor, spec, transport, may_break_in=may_break_in, total=TOTAL, limits=SHORT_LIMITS)
         facts = (await examiner.examine()).facts
         counters = facts.counters
-        if (counters.packets_received or counters.resets) and not isinstance(trouble(facts), Echoing):
+        answered = counters.resets and examiner.examination.broke_in and not isinstance(trouble(facts), Echoing)
+        if counters.packets_received or answered:
             tell(f"{rate} baud: the target speaks KD")
             return rate
         tell(f"{rate} baud: {f'{counters.bytes_received} bytes, no KD' if counters.bytes_received else 'silence'}")

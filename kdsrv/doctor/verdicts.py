@@ -233,7 +233,7 @@ def _noisy(findings: Findings) -> _Found:
 
 
 def _unasked(findings: Findings) -> _Found:
-    if findings.broke_in:
+    if findings.broke_in or findings.facts.counters.bytes_received:
         return None
     return "unasked", "nothing came, and the target was not asked to halt: it runs, is off, or is not connected"
 
@@ -254,7 +254,10 @@ _LOOKS: Final[tuple[Callable[[Findings], _Found], ...]] = (
 
 
 def _silence(findings: Findings) -> str:
-    if findings.facts.counters.bytes_received:
+    counters = findings.facts.counters
+    if counters.resets:
+        return "a RESET was answered, and nothing came after it: the line echoes, or the target hangs"
+    if counters.bytes_received:
         return "hardly anything came, and nothing answers RESETs or break-ins"
     return "the line is open and silent: no byte came, whatever was sent"
 
@@ -290,8 +293,10 @@ def _evidence(findings: Findings) -> tuple[str, ...]:
         lines.append("the target started anew meanwhile")
     if findings.broke_in and not counters.packets_received:
         lines.append("a target that heard the break-in, and is not heard here, stands still now")
-    if findings.was_halted:
+    if findings.was_halted and facts.run_state is RunState.HALTED:
         lines.append("the target was halted before, and still is")
+    elif findings.was_halted:
+        lines.append("something answered a RESET, so it is taken to be halted, and was not made to run")
     elif findings.runs_again is not None:
         lines.append("the target was halted for this, and runs again" if findings.runs_again else _STUCK)
     return tuple(lines)

@@ -33,6 +33,7 @@ _LATELY: Final = 10.0
 """Seconds: damage is counted over one to two of these."""
 _LEAST_ECHO: Final = 17
 _RESET: Final = encode_control(PacketType.RESET)
+_NONE: Final = LinkCounters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,24 +130,29 @@ def _damaged(damaged: int, packets: int, run_state: RunState, *, said: bool) -> 
     return Damaged(damaged, packets, run_state) if damaged >= enough else None
 
 
+def _packets(counters: LinkCounters) -> int:
+    """Those that came, whole or damaged."""
+    return counters.packets_received + counters.duplicates + counters.damaged
+
+
 class Lookout:
-    """Remembers what a session's facts are counted from.
+    """Remembers what a session's facts are counted from: ``now``, and ``counters``, those of the link.
 
     While ``samples``, it wants to be given what comes by `sample`.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, counters: LinkCounters = _NONE) -> None:
         self.heard_at = now
         self.unanswered: str | None = None
         self.samples = True
         self._sample = bytearray()
         self._broke_in_at: float | None = None
-        self._bytes_before = 0
-        self._packets = 0
-        self._resets_before = 0
-        self._began = (0, 0)
+        self._bytes_before = counters.bytes_received
+        self._packets = counters.packets_received
+        self._resets_before = counters.resets
+        self._began = (counters.resets, counters.packets_received)
         self._spoke_at: float | None = None
-        self._marks = deque([(now, 0, 0)], maxlen=2)
+        self._marks = deque([(now, counters.damaged, _packets(counters))], maxlen=2)
         self._damage_said = False
 
     def sample(self, data: bytes) -> None:
@@ -215,7 +221,7 @@ class Lookout:
 
     def _lately(self, counters: LinkCounters, now: float) -> tuple[int, int]:
         """How many packets were damaged since the older of two marks, and of how many."""
-        packets = counters.packets_received + counters.duplicates + counters.damaged
+        packets = _packets(counters)
         if now >= self._marks[-1][0] + _LATELY:
             self._marks.append((now, counters.damaged, packets))
         _, damaged_before, packets_before = self._marks[0]
@@ -225,7 +231,8 @@ class Lookout:
         """For how long there has been something like a packet, but none taken, and no RESET answered."""
         counters = link.counters
         heard = counters.packets_received or counters.resets or counters.damaged
-        if heard or counters.bytes_received - link.noise < 2 * HEADER.size:
+        # where packets come whole, what was taken of ours comes back as one
+        if heard or link.in_datagrams or counters.bytes_received - link.noise < 2 * HEADER.size:
             self._spoke_at = None
             return 0.0
         if self._spoke_at is None:

@@ -247,7 +247,7 @@ class Session(TargetSide):
 
     def transport_resumed(self) -> None:
         self._away = False
-        self._lookout = Lookout(self._clock.seconds())
+        self._lookout = Lookout(self._clock.seconds(), self.link.counters)
         self._reset()
         self._set_status(quiet(0.0, is_there=self.link.in_datagrams))
 

@@ -13,6 +13,7 @@ from transport_rigs import KEY, OTHER_KEY, free_udp_port, pause, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
+from two_networks import TwoNetworks
 
 from kdsrv.client import open_session
 from kdsrv.client.events import Event, Printed, StatusChanged
@@ -309,3 +310,15 @@ class FloodTests(NetCase):
         assert came_in < 3.0
         assert self.server.resident < resident + 3_000_000
         assert self.server.text[log:].count("\n") < 30
+
+
+def test_two_machines_on_a_cable() -> None:
+    """Both at the port that a real target has too. This one is set to another host, so the server calls it."""
+    with TwoNetworks() as networks:
+        sim = [*networks.in_target, *KDSRV, "sim", "--net", "10.0.0.99:50000", "--from", "50000", "--key", KEY]
+        trans = f"net:port=50000,key={KEY},target={networks.target}"
+        with BackgroundProgram(sim, cwd=ROOT), Server("--allow", "net:*", before=networks.in_host) as server:
+            words = [*networks.in_host, *KDSRV, "connect", "-k", server.string(trans), "--json", "--tcp", "0"]
+            with BackgroundProgram(words, cwd=ROOT) as client:
+                client.wait_for('"kind": "halted"')
+            assert f"the target at {networks.target}:50000 is connected" in server.text

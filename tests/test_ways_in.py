@@ -189,6 +189,26 @@ class Ways:
         assert 0.5 <= took < server_protocol.GREETING_LIMIT
         await self.check_that_others_get_in_at_once()
 
+    async def test_a_connection_that_breaks(self) -> None:
+        """The session goes on over another one, and is resumed only by who can log in."""
+        await self.serve(RIGHT)
+        target = await self.open(RIGHT)
+        await target.wait_for_stop(timeout=10)
+        expected = self.service.simulated["sim"].target.memory.read_virtual(KERNEL_BASE, 0x4000)
+        broken = set()
+        for _ in range(3):
+            reading = Deferred.fromCoroutine(target.read_virtual(KERNEL_BASE, 0x4000, timeout=20))
+            await pause(0)
+            (protocol,) = [each for factory in self.service._factories for each in factory._attached]
+            protocol.transport.abortConnection()  # type: ignore[union-attr]
+            broken.add(protocol)
+            assert await reading == expected
+        assert len(broken) == 3
+        await target.leave()
+        live = self.service.simulated["sim"]
+        await until(lambda: not live.is_heard)
+        await self.wait_until_as_before(targets=["sim"], timers=None)
+
     async def test_no_password_where_one_is_wanted(self) -> None:
         await self.serve(RIGHT)
         sentence = str(LoginNeeded())

@@ -307,6 +307,7 @@ def test_a_target_that_does_not_hear() -> None:
 def test_a_line_that_is_away() -> None:
     verdict = played(begin=lambda receiver: receiver.transport_interrupted("the pipe is not there"))
     assert said(verdict) == ("away", "the line is not there: the pipe is not there")
+    assert verdict.evidence == ("opened: a line",)
 
 
 def test_a_line_that_is_lost_meanwhile() -> None:

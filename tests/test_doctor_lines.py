@@ -155,7 +155,7 @@ class LineTests(TestCase):
             "silent",
             "the line is open and silent: no byte came, whatever was sent",
         )
-        assert verdict.evidence[0] == f"{port.name} at 9600 baud was opened"
+        assert verdict.evidence[0] == f"opened: {port.name} at 9600 baud"
 
     async def test_a_target_at_another_rate(self) -> None:
         port = self.port(57600)
@@ -239,6 +239,19 @@ class LineTests(TestCase):
         self.addCleanup(live.stop)
         assert (await self.look(NetSpec(number, KEY), 10.0)).code == "well-halted"
 
+    async def test_kdnet_on_a_running_target_that_is_not_to_be_halted(self) -> None:
+        number = free_udp_port()
+        options = SimOptions(state="running")
+        target = NetTarget(NetKey.parse(KEY), ("127.0.0.1", number), options=options, offer_period=0.2)
+        live = LiveNetTarget(ANY, target)
+        self.addCleanup(live.stop)
+        verdict = await examine(reactor, Opener(reactor), NetSpec(number, KEY), may_break_in=False, total=4.0)
+        assert (verdict.code, verdict.sentence) == (
+            "well-heard",
+            "the line is well as far as it goes: the target is connected, and runs",
+        )
+        assert live.target.state is TargetState.RUNNING
+
     async def test_no_firewire(self) -> None:
         if Path("/dev/fw0").exists():
             raise pytest.skip.Exception("this host has FireWire")
@@ -266,7 +279,7 @@ def test_the_command_on_a_target_that_is_well() -> None:
 examining com:port={name},baud=57600, which takes 13 s at the most \.\.\.
 verdict: the line is well: the target is halted and answers \(Windows kernel build 17134 on AMD64\)
 evidence:
-  - {name} at 57600 baud was opened
+  - opened: {name} at 57600 baud
   - sent: \d+ bytes
   - came: \d+ bytes; \d+ packets, 1 RESETs, 0 damaged packets, 0 bytes of noise
   - 16 of 16 requests were answered

@@ -12,7 +12,7 @@ from kdsrv.kd.link import LinkCounters, Phase
 from kdsrv.kd.packets import INITIAL_ID, SYNC, PacketType, encode_control, encode_data
 from kdsrv.sessions.link_status import Damaged, Deaf, Echoing, ResetsBouncing, Unheard
 from kdsrv.sessions.outlook import MAX_SAMPLE, Facts, Lookout, outlook
-from kdsrv.sessions.status import BreakingIn, Lost, Noise, Quiet, Running, RunState, Status
+from kdsrv.sessions.status import BreakingIn, Connected, Lost, Noise, Quiet, Running, RunState, Status
 
 FACTS = Facts(Quiet(0.0), RunState.UNKNOWN, Phase.UNKNOWN, LinkCounters(), 0, silent_for=7.4)
 RESET = encode_control(PacketType.RESET)
@@ -39,6 +39,8 @@ AT_57600 = as_read(RESET, 57600, 115200) * 3
         (replace(SPOKE, break_in_for=60.0, bytes_since_break_in=40), Deaf(60, 40)),
         (replace(SPOKE, run_state=RunState.RUNNING, break_in_for=6.0), Deaf(6)),
         (replace(FACTS, break_in_for=60.0), BreakingIn(60, 0)),
+        (replace(FACTS, break_in_for=60.0, is_there=True), Deaf(60)),
+        (replace(FACTS, is_there=True), Connected(7)),
         (replace(FACTS, break_in_for=5.9, noise=12), BreakingIn(6, 0)),
         (replace(FACTS, break_in_for=6.0, noise=12), Noise(12)),
         # what is wrong with or without a break-in

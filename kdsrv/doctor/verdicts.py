@@ -188,9 +188,13 @@ def _answers(findings: Findings) -> _Found:
 
 
 def _heard(findings: Findings) -> _Found:
-    if findings.facts.run_state is not RunState.RUNNING or findings.broke_in:
+    if findings.broke_in:
         return None
-    return "well-heard", "the line is well as far as it goes: the target runs and speaks KD"
+    if findings.facts.run_state is RunState.RUNNING:
+        return "well-heard", "the line is well as far as it goes: the target runs and speaks KD"
+    if findings.facts.run_state is RunState.UNKNOWN and findings.facts.is_there:
+        return "well-heard", "the line is well as far as it goes: the target is connected, and runs"
+    return None
 
 
 def _troubled(findings: Findings) -> _Found:
@@ -210,7 +214,7 @@ def _anew(findings: Findings) -> _Found:
 
 def _deaf(findings: Findings) -> _Found:
     facts = findings.facts
-    if facts.break_in_for is None or not facts.counters.packets_received:
+    if facts.break_in_for is None or not (facts.counters.packets_received or facts.is_there):
         return None
     return "deaf", Deaf(round(facts.break_in_for), facts.bytes_since_break_in).sentence()
 
@@ -278,12 +282,13 @@ def _target(version: Version) -> str:
 def _evidence(findings: Findings) -> tuple[str, ...]:
     facts = findings.facts
     counters = facts.counters
-    lines = [
-        f"{findings.line} was opened",
-        f"sent: {counters.bytes_sent} bytes{', a break-in among them' if findings.broke_in else ''}",
-        f"came: {counters.bytes_received} bytes; {counters.packets_received} packets, {counters.resets} RESETs, "
-        f"{counters.damaged} damaged packets, {facts.noise} bytes of noise",
-    ]
+    lines = [f"opened: {findings.line}"]
+    if _away(findings) is None:  # else what is sent goes nowhere
+        lines += [
+            f"sent: {counters.bytes_sent} bytes{', a break-in among them' if findings.broke_in else ''}",
+            f"came: {counters.bytes_received} bytes; {counters.packets_received} packets, {counters.resets} RESETs, "
+            f"{counters.damaged} damaged packets, {facts.noise} bytes of noise",
+        ]
     if facts.sample and not counters.packets_received:
         lines.append(f"the first bytes: {facts.sample[:_SHOWN].hex(' ')}{' ...' if len(facts.sample) > _SHOWN else ''}")
         lines += _of_noise(findings)

@@ -103,7 +103,7 @@ def trouble(facts: Facts) -> Status | None:
 
 def _breaking_in(facts: Facts, seconds: float) -> Status:
     if seconds >= _PATIENCE:
-        if facts.counters.packets_received:
+        if facts.counters.packets_received or facts.is_there:
             return Deaf(round(seconds), facts.bytes_since_break_in)
         if (found := noise(facts)) is not None:
             return found

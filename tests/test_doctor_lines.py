@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from background_program import BackgroundProgram
-from running_programs import KDSRV, ROOT, Simulation, run_program, until
+from running_programs import KDSRV, ROOT, Client, Server, Simulation, run_program, until
 from transport_rigs import open_descriptors, pause
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
@@ -339,3 +339,22 @@ def test_what_cannot_be_examined(words: tuple[str, ...], status: int, said: str)
     assert outcome.status == status
     assert said in outcome.text
     assert "Traceback" not in outcome.text
+
+
+def test_a_server_tells_its_client_its_listing_and_its_log() -> None:
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    string = f"com:port={os.ttyname(slave)},baud=115200"
+    noise = as_read(encode_control(PacketType.RESET), 57600, 115200) * 3
+    with Server() as server, Client(server.string(string)) as client:
+        client.wait_event("attached")
+        os.write(master, noise)
+        client.wait_event("status", kind="noise", bytes=len(noise), rates=[57600])
+        os.write(master, noise)
+        client.wait_event("status", kind="noise", bytes=2 * len(noise))
+        listing = run_program((*KDSRV, "list", f"tcp:server=127.0.0.1,port={server.port}"))
+        assert "bytes came but no KD packet: at 115200 baud they look like KD at 57600\n" in listing.text
+        sentence = f"{string}: {len(noise)} bytes came but no KD packet: at 115200 baud they look like KD at 57600"
+        assert server.text.count(sentence) == server.text.count("no KD packet") == 1
+    os.close(master)
+    os.close(slave)

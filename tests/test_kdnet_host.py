@@ -662,8 +662,11 @@ class Desk:
         self.lost = 0
         self.replies: list[Manipulate] = []
         self.stopped = False
+        self.steps = 0
 
     def step(self) -> None:
+        self.steps += 1
+        assert self.steps < 100_000, "they make no way"
         times = (self.net.deadline, self.host.deadline, self.link.deadline)
         self.now = max(self.now, min(time for time in times if time is not None))
         self.net.expire(self.now)

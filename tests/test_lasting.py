@@ -98,6 +98,17 @@ def test_what_is_asked_while_absent_waits_in_order() -> None:
     assert bench.server.heard() == [READ, READ, BreakIn(), CONTINUE, Ping(0)]
 
 
+def test_what_is_asked_before_there_is_a_session_waits_as_well() -> None:
+    """A debugger may be on its bridge before the target is."""
+    bench = Bench()
+    bench.session.resync()
+    bench.session.send_packet(*READ)
+    server = bench.open()
+    assert server.heard() == [Resync(), READ]
+    server.say(Resync(), READ_REPLY)
+    assert bench.user.take() == ["resynced", READ_REPLY]
+
+
 def test_a_resync_while_absent_forgets_the_requests_before_it_and_nothing_else() -> None:
     bench = Bench()
     bench.open()
@@ -424,6 +435,10 @@ def test_while_the_server_waits_it_is_tried_often() -> None:
     bench.error = ServerUnreachable(address="lab:1", why="no route")
     bench.server.lose()
     bench.wait(60)
+    assert [told.sentence() for told in bench.user.take()] == [
+        "waiting for the server: it closed the connection",
+        "waiting for the server: no route",
+    ], "each time something else"
     waits = [later - earlier for earlier, later in zip(bench.times[1:], bench.times[2:], strict=False)]
     assert waits[:3] == pytest.approx([1, 2, 4], abs=0.01)
     assert waits[3:] == pytest.approx([5] * len(waits[3:]), abs=0.01)

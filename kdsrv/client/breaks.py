@@ -21,7 +21,7 @@ class Broken(NamedTuple):
 
     def __str__(self) -> str:
         lost = f"the session is lost: {self.reason}" if isinstance(self.reason, ServerRefused) else str(self.reason)
-        return f"{lost}; trying again"
+        return f"{lost.rstrip('.')}; trying again"
 
 
 class Resumed(NamedTuple):

@@ -123,5 +123,5 @@ def why_lost(reason: Failure, *, is_greeted: bool) -> KdsrvError:
     if reason.check(ConnectionDone):
         return ServerGone(why=_CLOSED if is_greeted else _CLOSED + _NO_HELLO)
     if (why := tls_failure(reason)) is None:
-        return ServerGone(why=reason.getErrorMessage())
+        return ServerGone(why=reason.getErrorMessage().rstrip("."))
     return ServerGone(why=f"{why}; write tcp: if it has no TLS" if "does not speak TLS (" in why else why)

@@ -117,6 +117,7 @@ class LastingSession:
         self._received = 0
         self._unanswered = 0
         self._run_state = RunState.UNKNOWN
+        self._absence: Status | None = None
         self._breaking_in = False
         self._break_in_again = Alarm(self._clock, self._repeat_break_in)
 
@@ -263,6 +264,7 @@ class LastingSession:
         self._protocol = protocol
         self._instance = self._route.instance
         self._linger = attached.linger
+        self._absence = None
         self._present_at = self._clock.seconds()
 
     def _renewed(self, protocol: ClientProtocol, attached: Attached, why: str) -> None:
@@ -294,8 +296,10 @@ class LastingSession:
     def _stay_away(self, reason: KdsrvError, thread: Thread | None) -> None:
         if thread is None:
             self._run_state = RunState.UNKNOWN
-        if self.user is not None:
-            self.user.status_changed(absence(reason, self._run_state))
+        status = absence(reason, self._run_state)
+        if self.user is not None and status != self._absence:
+            self.user.status_changed(status)
+        self._absence = status
 
     # The end
 

@@ -258,6 +258,7 @@ class MemoryLab:
         """End everything; nothing is left in the clock."""
         self.server.stopFactory()
         self.run(self.directory.close_all())
+        self.server.attachments.discard()
         self.targets.stop()
         self.advance(0)
 

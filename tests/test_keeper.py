@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from server_callers import Caller, ServerInMemory
+from server_callers import Caller, ServerInMemory, SlowOpener
+from session_bench import QuietLine
+from session_bench import User as SessionBenchUser
 from test_attachment import prints, read, replies
+from twisted.internet.defer import succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from kdsrv.auth.users import Role, User
+from kdsrv.connection_strings import TargetSpec
 from kdsrv.connection_strings.kd import SimSpec
+from kdsrv.errors import LinkLost, TargetError
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.policy.places import HostPlaces
 from kdsrv.policy.policy import Policy
@@ -126,3 +132,85 @@ class KeeperTests(SynchronousTestCase):
         self.server.wait(3)
         assert self.holder() == "kim@desk"
         assert second.is_connected
+
+    def test_what_was_kept_is_also_for_who_may_only_look(self) -> None:
+        self.start()
+        self.server.print("one\n", "lab")
+        self.server.wait()
+        looker = User("pat", Role.READ_ONLY)
+        opening = self.server.directory.open(TargetSpec("lab"), "pat", "192.0.2.9", looker)
+        self.server.wait(1.5)
+        session = self.successResultOf(opening)
+        user = SessionBenchUser()
+        self.server.directory.start(session, self.keeper, user)
+        self.server.wait()
+        assert prints(user.events) == ["one\n"]
+        self.server.directory.close(session)
+        self.server.wait(1.5)
+
+
+class _Line(QuietLine):
+    """Is lost as soon as somebody listens."""
+
+    def start(self, receiver: Any) -> None:
+        super().start(receiver)
+        receiver.transport_lost(LinkLost(target="lab", why="nobody is there"))
+
+
+class OpeningTests(SynchronousTestCase):
+    """The line to the target is not simply there."""
+
+    def start(self, opener: Any) -> None:
+        self.server = server = ServerInMemory()
+        policy = Policy(HostPlaces(), {"lab": SimSpec(name="lab")})
+        server.directory = Directory(server.clock, opener, {}, server.clock.seconds, policy)
+        server.factory = type(server.factory)(server.clock, server.directory)
+        self.keeper = Keeper(server.clock, server.directory, "lab")
+        self.keeper.startService()
+
+    def check_rest(self) -> None:
+        self.keeper.stopService()
+        self.server.wait(1.5)
+        assert list(self.server.directory) == []
+        assert self.server.end() == []
+
+    def test_a_line_that_is_lost_at_once_is_not_opened_without_end(self) -> None:
+        opened: list[float] = []
+
+        class Opener:
+            def open(self, spec: object) -> Any:
+                opened.append(0)
+                return succeed(_Line())
+
+        self.start(Opener())
+        self.server.wait(20)
+        assert 3 <= len(opened) <= 6
+        self.check_rest()
+
+    def test_a_client_does_not_wait_for_the_server_to_open_it(self) -> None:
+        opener = SlowOpener(lambda opening: opening.errback(OSError("it was cancelled")))
+        self.start(opener)
+        caller = self.server.attach(LAB)
+        assert opener.cancelled
+        assert opener.opening is not None
+        opener.opening.callback(QuietLine())
+        assert caller.hear(Attached)
+        caller.say(Bye("done"))
+        self.server.wait(1.5)
+        assert opener.opening.called is False  # the server's turn
+        caller.leave()
+        self.check_rest()
+
+    def test_if_the_client_cannot_open_it_the_server_goes_on_trying(self) -> None:
+        opener = SlowOpener()
+        self.start(opener)
+        caller = self.server.attach(LAB)
+        assert opener.opening is not None
+        opener.opening.errback(TargetError(target="lab", why="it is on fire"))
+        assert caller.hear()[-1].code == "target"
+        self.server.wait(0.1)
+        assert not opener.opening.called
+        opener.opening.callback(QuietLine())
+        assert next(iter(self.server.directory)).lease.holder.startswith("the server itself")
+        caller.leave()
+        self.check_rest()

@@ -352,6 +352,7 @@ class OpeningTests(SynchronousTestCase):
         server, opener, caller = self.begin()
         server.wait(GREETING_LIMIT * 2)
         assert caller.is_connected
+        assert len(caller.hear(Ping)) == 1
         assert opener.opening is not None
         opener.opening.errback(TargetError(target="/dev/ttyS7", why="it is on fire"))
         assert caller.hear() == [Failure("target", "/dev/ttyS7: it is on fire")]

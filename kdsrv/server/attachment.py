@@ -23,7 +23,7 @@ from kdsrv.alarm import Alarm
 from kdsrv.auth.passwords import RandomBytes
 from kdsrv.errors import KdsrvError, TargetError
 from kdsrv.kd.packets import Packet
-from kdsrv.server.delivery import Delivery
+from kdsrv.server.delivery import MAX_UNREAD_PACKETS, Delivery
 from kdsrv.sessions.directory import Directory
 from kdsrv.sessions.outbox import Outbox
 from kdsrv.sessions.session import Session
@@ -39,6 +39,8 @@ LINGER: Final = 60.0
 """Seconds that a client whose connection broke is waited for, if nobody says otherwise."""
 TOKEN_SIZE: Final = 16
 """Bytes."""
+MOST_HOLDS: Final = 2048
+"""Holds that are known by their tokens: of those that are over, and only kept to say so, the oldest go first."""
 
 
 class UnknownSession(TargetError):
@@ -149,6 +151,7 @@ class Attachment:
     def _finish(self, reason: KdsrvError) -> None:
         self.over = reason
         self._delivery = None
+        self.outbox, self.ledger = Outbox(), Ledger()  # what they kept is of no more use
 
     def _forget(self) -> None:
         self._wait.stop()
@@ -160,7 +163,9 @@ class Attachment:
         self._finish(reason)
         if presence is not None:
             presence.lost(reason)
-            self._forget()
+            if self.token is not None:
+                # the connection may be dead already; then the client comes by another one, and asks
+                self._wait.set(self._clock.seconds() + self.linger)
 
     # As the tenant
 
@@ -179,7 +184,7 @@ class Attachment:
         return self._delivery is not None and self._delivery.notify(text)
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:
-        unread = self.outbox.take_prints() if self._presence is None else ()
+        unread = self.outbox.take_prints()
         self._end(reason)
         return unread
 
@@ -196,6 +201,8 @@ class Attachment:
             delivery.packet_received(packet)
         elif self.over is None:
             self.outbox.put(packet)
+            if len(self.outbox) > MAX_UNREAD_PACKETS:
+                self.session_lost(UnknownSession(why="the target said more than is kept for a client that is away"))
 
     def resynced(self) -> None:
         self.outbox.keep_prints()
@@ -234,6 +241,7 @@ class Attachments:
         self, session: Session, applicant: Applicant, ledger: Ledger, *, lingers: bool, linger: float
     ) -> Attachment:
         """A hold on a session. One that ``lingers`` is kept until it forgets itself."""
+        self._make_room()
         token = self._random(TOKEN_SIZE).hex() if lingers and linger > 0 else None
         attachment = Attachment(
             self._clock, self._directory, session, applicant, ledger, token=token, linger=linger if token else 0.0
@@ -250,13 +258,20 @@ class Attachments:
         if attachment is None or attachment.applicant.user != applicant.user:
             raise UnknownSession(why="this server does not have it")
         if attachment.over is not None:
-            raise attachment.over
+            # raised again and again, it would keep the frames of each time
+            raise attachment.over.with_traceback(None)
         return attachment
 
     def discard(self) -> None:
         """The server has ended."""
         for attachment in tuple(self._by_token.values()):
             attachment.discard()
+
+    def _make_room(self) -> None:
+        if len(self._by_token) >= MOST_HOLDS:
+            over = (attachment for attachment in self._by_token.values() if attachment.over is not None)
+            if (oldest := next(over, None)) is not None:
+                oldest.discard()
 
     def _forget(self, token: str) -> None:
         self._by_token.pop(token, None)

@@ -21,6 +21,8 @@ __all__ = ["MAX_UNREAD", "MAX_UNREAD_PACKETS", "Delivery"]
 
 MAX_UNREAD: Final = 256 * 1024
 """Bytes of pongs, statuses and echoes that may wait for a client that does not read."""
+MAX_UNREAD_NOTICES: Final = 64 * 1024
+"""What others make the server say may not be what a client is cut off for."""
 MAX_UNREAD_PACKETS: Final = 2000
 """Packets that may: the prints that are kept, the replies to a full window, and some stops."""
 
@@ -54,10 +56,11 @@ class Delivery:
             self._write(self._connection.send_seen(missed, lines))
 
     def notify(self, text: str) -> bool:
-        """Say a line about other users, if this is a client that knows of such lines. Whether it is."""
-        if self._connection.takes_notices:
+        """Say a line about other users, if this is a client that knows of such lines, and reads. Whether it is."""
+        told = self._connection.takes_notices and self._unread < MAX_UNREAD_NOTICES
+        if told:
             self.say(Notice(text))
-        return self._connection.takes_notices
+        return told
 
     def give_up(self, error: KdsrvError) -> None:
         """Say why this connection ends, if that has not been said."""
@@ -116,7 +119,7 @@ class Delivery:
         """Say how much has come, if it is time for that; go on, if the client has just confirmed something."""
         confirmation = self._connection.confirmation()
         if confirmation:
-            self._writer.write(confirmation)
+            self._write(confirmation)
         if len(self.outbox):
             self.go_on()
 

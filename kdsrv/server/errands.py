@@ -11,7 +11,7 @@ from twisted.python.failure import Failure as TwistedFailure
 
 from kdsrv.auth.users import User
 from kdsrv.connection_strings import parse_kd_string
-from kdsrv.errors import KdsrvError, SetupError
+from kdsrv.errors import KdsrvError, PeerError, SetupError
 from kdsrv.server.attachment import Attachment
 from kdsrv.server.delivery import Delivery
 from kdsrv.server.spectators import Spectator
@@ -80,6 +80,8 @@ class Errands:
             holder = f"{name} ({holder})"
         applicant = Applicant(holder, self._peer, self._host, client, request.take)
         if request.resume is not None:
+            if not request.resumable:
+                raise PeerError(why="it wants to resume a session that is not to be resumable")
             attachment = self._factory.attachments.find(request.resume.token, applicant)
             self._log.info("{peer} has come back to {target}", peer=self._peer, target=attachment.session.name)
             self._settle(attachment, request.resume)

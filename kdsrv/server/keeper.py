@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -41,6 +41,8 @@ __all__ = ["Keeper", "StopPolicy"]
 
 _FIRST_WAIT: Final = 1.0
 _LONGEST_WAIT: Final = 60.0
+_LONG: Final = 10.0
+"""Seconds after which a line has been one: the next wait is a short one again."""
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
 _OWN_STOPS: Final = frozenset({HaltReason.BREAKPOINT, HaltReason.SINGLE_STEP, HaltReason.COMMAND})
 """What a debugger answers by going on; any other exception is the target's to handle."""
@@ -75,6 +77,7 @@ class Keeper(Service):
         self._outbox = Outbox()
         self._again = Alarm(reactor, self._open)
         self._wait = _FIRST_WAIT
+        self._opened_at = 0.0
         self._told = ""
         self._debugger: Conversation | None = None
         self._target: Target | None = None
@@ -91,8 +94,7 @@ class Keeper(Service):
         super().stopService()
         self._directory.freed.remove(self._freed)
         self._again.stop()
-        if self._opening is not None:
-            self._opening.cancel()
+        self._give_way()
         session = self._let_go(None)
         if session is not None:
             self._directory.close(session)
@@ -106,14 +108,20 @@ class Keeper(Service):
 
     def _open(self) -> None:
         self._opening = self._directory.open(
-            TargetSpec(self._name), self.applicant.holder, self.applicant.address, user=None
+            TargetSpec(self._name), self.applicant.holder, self.applicant.address, user=None, give_way=self._give_way
         )
         self._opening.addCallbacks(self._opened, self._not_opened)
+
+    def _give_way(self) -> None:
+        """Open it no longer: somebody else wants the target."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
 
     def _opened(self, session: Session) -> None:
         self._opening = None
         self._session = session
-        self._wait = _FIRST_WAIT
+        self._opened_at = self._reactor.seconds()
         self._tell(f"watches {self._name} until a client comes")
         self._debugger = Conversation(self._reactor, session, session.status)
         self._debugger.listen(self._on_event)
@@ -128,14 +136,17 @@ class Keeper(Service):
         self._directory.start(session, self, self)
 
     def _not_opened(self, failure: Failure) -> None:
-        self._opening = None
-        if failure.check(CancelledError):
+        if self._opening is None:
             return
+        self._opening = None
         error = failure.value
         if not isinstance(error, KdsrvError):
             self._log.failure("opening {name}", failure, name=self._name)
         elif not isinstance(error, TargetHeld):
             self._tell(f"cannot watch {self._name}: {error}")
+        self._open_later()
+
+    def _open_later(self) -> None:
         self._again.set(self._reactor.seconds() + self._wait)
         self._wait = min(self._wait * 2, _LONGEST_WAIT)
 
@@ -188,6 +199,10 @@ class Keeper(Service):
         self._tell(f"{self._name}: {reason}")
         if session is not None:
             self._directory.close(session)
+            if self._reactor.seconds() >= self._opened_at + _LONG:
+                self._wait = _FIRST_WAIT
+            if self.running:
+                self._open_later()
 
     def _let_go(self, reason: KdsrvError | None) -> Session | None:
         debugger, self._debugger = self._debugger, None

@@ -4,7 +4,7 @@
     greeting    hello, and a login if the       10, or the connection is closed; counted from the first byte where the
                 door asks for one               server dialled, as that connection waits for its client
     ready       attach, or a question           10, from the login if there was one
-    opening     the transport to the target     the transport's own
+    opening     the transport to the target     the transport's own, and as in the next
     attached    anything                        45 without a byte (a ping goes out after 15)
 
 The rules of what may be said when are those of ``kdsrv.wire.connection``; who may come in, and how soon after failures,
@@ -273,6 +273,7 @@ class KdsrvServerProtocol(Protocol):
         """The client has come back by another connection."""
         self._attachment = self._session = None
         self._ending = True
+        self.delivery.detach()  # what waits is for the other connection
         self._abort()
 
     def lost(self, reason: KdsrvError) -> None:
@@ -298,11 +299,9 @@ class KdsrvServerProtocol(Protocol):
         now = self._clock.seconds()
         if self._ending:
             self._abort()
-        elif self._errands.is_opening:
-            self._alarm.set(now + PING_INTERVAL)
         elif self._reception.client is None:
             self._end(PeerError(why=f"it has not come in within {GREETING_LIMIT:.0f} s"))
-        elif self._session is None and not self._errands.is_watching:
+        elif self._session is None and not (self._errands.is_opening or self._errands.is_watching):
             self._end(PeerError(why=f"it did not ask for a target within {GREETING_LIMIT:.0f} s"))
         elif now - self._heard_at >= SILENCE_LIMIT:
             self._log.info("{peer} is silent: its connection is given up", peer=self._peer)

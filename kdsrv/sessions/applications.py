@@ -33,8 +33,9 @@ class TooManyAsk(TargetError):
 class _Application:
     """One applicant who waits."""
 
-    def __init__(self, applicant: Applicant, answer: Deferred[None], timer: IDelayedCall) -> None:
+    def __init__(self, applicant: Applicant, holder: str, answer: Deferred[None], timer: IDelayedCall) -> None:
         self.applicant = applicant
+        self.holder = holder
         self.answer = answer
         self.timer = timer
 
@@ -54,8 +55,8 @@ class Applications:
         if len(waiting) >= MOST_ASKING:
             answer.errback(TooManyAsk(target=target, holder=holder, number=len(waiting)))
             return answer
-        timer = self._clock.callLater(self.limit, self._unanswered, key, target, holder)
-        application = _Application(applicant, answer, timer)
+        timer = self._clock.callLater(self.limit, self._unanswered, key, target)
+        application = _Application(applicant, holder, answer, timer)
         waiting.append(application)
         return answer
 
@@ -69,10 +70,18 @@ class Applications:
         first.answer.callback(None)
         return first.applicant
 
-    def _unanswered(self, key: str, target: str, holder: str) -> None:
+    def pass_on(self, key: str, holder: str) -> list[Applicant]:
+        """The target has got another holder, who has as long to answer. Gives those who still wait."""
+        waiting = self._waiting.get(key, [])
+        for application in waiting:
+            application.holder = holder
+            application.timer.reset(self.limit)
+        return [application.applicant for application in waiting]
+
+    def _unanswered(self, key: str, target: str) -> None:
         first = self._waiting[key][0]
         self._remove(key, first)
-        first.answer.errback(NotGiven(target=target, holder=holder, seconds=round(self.limit)))
+        first.answer.errback(NotGiven(target=target, holder=first.holder, seconds=round(self.limit)))
 
     def _remove(self, key: str, application: _Application) -> None:
         waiting = self._waiting[key]

@@ -75,6 +75,7 @@ class Directory:
         self._sessions: dict[str, Session] = {}
         self._tenants: dict[Session, Tenant] = {}
         self._unread: dict[Session, Sequence[Packet]] = {}
+        self._giving_way: dict[str, Callable[[], None]] = {}
         self._applications = Applications(reactor)
         self._max_sessions = max_sessions
         self._leaving: dict[str, list[Deferred[None]]] = {}
@@ -94,17 +95,18 @@ class Directory:
         host: str | None = None,
         take: Take | None = None,
         tell: Callable[[str], None] | None = None,
+        give_way: Callable[[], None] | None = None,
     ) -> Deferred[Session]:
         """A session on the target, for ``holder`` at ``address`` (both as people read them), to be started by the
         caller with ``start``. It may be one that somebody had before: then it is handed over by that.
 
         ``user`` says what they may do; None: who runs the server, and may do everything. ``host`` tells them from
         others of that name, ``take`` says what to do about who has the target, ``tell`` is called with what comes of
-        that.
+        that. ``give_way`` is called if somebody else wants the target before it is open, and cancels.
         Fails with NotAllowed, TargetHeld, another TargetError or a SetupError, all sentences. Cancelling gives up.
         """
         applicant = Applicant(holder, address, host, user, take)
-        return Deferred.fromCoroutine(self._open(spec, applicant, tell or _unheard))
+        return Deferred.fromCoroutine(self._open(spec, applicant, tell or _unheard, give_way))
 
     def start(self, session: Session, tenant: Tenant, user: SessionUser) -> None:
         """Begin on behalf of ``tenant``, who can be asked for the session, and uses it by ``user``. What a former
@@ -113,6 +115,8 @@ class Directory:
         for packet in self._unread.pop(session, ()):
             user.packet_received(packet)
         session.start(user)
+        for applicant in self._applications.pass_on(session.lease.target, session.lease.holder):
+            tenant.asked(_application(applicant, session.name))
 
     def tenant_of(self, session: Session) -> Tenant | None:
         """Who has a session, if they have said so."""
@@ -153,9 +157,12 @@ class Directory:
 
     def close(self, session: Session) -> None:
         """The holder has left: the target stays as it is, and is free for the next as soon as its line is quiet."""
+        key = session.lease.target
+        if self._sessions.get(key) is not session or key in self._leaving:
+            return
         self._tenants.pop(session, None)
         self._unread.pop(session, None)
-        self._leaving.setdefault(session.lease.target, [])
+        self._leaving[key] = []
         session.leave(lambda: self._gone(session))
 
     def close_all(self) -> Deferred[None]:
@@ -170,13 +177,18 @@ class Directory:
 
     def _gone(self, session: Session) -> None:
         key = session.lease.target
-        if self._sessions.get(key) is session:
-            del self._sessions[key]
+        del self._sessions[key]
+        waiting = self._leaving.pop(key)
         self._leases.release(session.lease)
-        for waiting in self._leaving.pop(key, []):
-            waiting.callback(None)
-        self._applications.give(key)
-        for freed in self.freed:
+        for one in waiting:
+            one.callback(None)
+        self._free(key)
+
+    def _free(self, key: str) -> None:
+        """Nobody holds a target any more, unless somebody has been waiting for that."""
+        if not self._leases.is_held(key):
+            self._applications.give(key)
+        for freed in tuple(self.freed):
             freed(key)
 
     async def _all_gone(self) -> None:
@@ -190,9 +202,16 @@ class Directory:
             self._leaving[target].append(gone)
             await gone
 
-    async def _open(self, wanted: KdSpec | None, applicant: Applicant, tell: Callable[[str], None]) -> Session:
+    async def _open(
+        self,
+        wanted: KdSpec | None,
+        applicant: Applicant,
+        tell: Callable[[str], None],
+        give_way: Callable[[], None] | None,
+    ) -> Session:
         spec, name = self._policy.permit(wanted, applicant.user, self._environ)
         key = target_key(spec)
+        unread: Sequence[Packet] = ()
         while True:
             await self._when_gone(key)
             try:
@@ -203,28 +222,44 @@ class Directory:
                 if len(self._leases) > self._max_sessions:
                     self._leases.release(lease)
                     raise TooManySessions(number=self._max_sessions)
-                return await self._open_line(spec, name, lease, applicant)
-            session = self._sessions.get(key)
-            if session is None:
-                raise refusal
-            await self._make_way(session, applicant, refusal, tell)
-            if self._sessions.get(key) is not session or key in self._leaving:
+                if give_way is not None:
+                    self._giving_way[key] = give_way
+                session = await self._open_line(spec, name, lease, applicant)
+                self._unread[session] = unread
+                return session
+            held_by = self._sessions.get(key)
+            if held_by is None:
+                make_way = self._giving_way.pop(key, None)
+                if make_way is None:
+                    raise refusal
+                make_way()
                 continue
-            if (handed := self._hand_over(session, applicant)) is not None:
-                return handed
+            await self._make_way(held_by, applicant, refusal, tell)
+            if self._sessions.get(key) is not held_by or key in self._leaving:
+                continue
+            is_handed, unread = self._hand_over(held_by, applicant)
+            if is_handed:
+                self._unread[held_by] = unread
+                return held_by
 
     async def _open_line(self, spec: KdSpec, name: str, lease: Lease, applicant: Applicant) -> Session:
         try:
             transport = await self._opener.open(spec)
         except BaseException:
+            self._giving_way.pop(lease.target, None)
             self._leases.release(lease)
-            self._applications.give(lease.target)
+            self._free(lease.target)
             raise
+        self._giving_way.pop(lease.target, None)
         kind = _kind_for(applicant)
         session = kind(self._reactor, name, transport, link_for(spec, transport), lease, acks=self.acks)
         self._sessions[lease.target] = session
-        for opened in self.opened:
-            opened(session)
+        try:
+            for opened in self.opened:
+                opened(session)
+        except BaseException:
+            self.close(session)
+            raise
         return session
 
     async def _make_way(
@@ -236,7 +271,7 @@ class Directory:
         if tenant is not None:
             if tenant.yields:
                 return
-            if absence is not None and (applicant.take is not None or tenant.applicant.is_same(applicant)):
+            if absence is not None and _is_next(applicant, tenant.applicant):
                 return
         if applicant.take is Take.FORCE:
             if applicant.may_force:
@@ -250,34 +285,44 @@ class Directory:
             raise TargetAway(**refusal.facts, absence=absence)
         name, holder = str(refusal.facts["target"]), session.lease.holder
         asking = self._applications.ask(session.lease.target, applicant, name, holder)
-        who = f"{applicant.holder} from {applicant.address}"
-        text = f"{who} asks for {name}: kdsrv release gives it away, and without an answer it stays with you"
-        if tenant.asked(text):
+        if tenant.asked(_application(applicant, name)):
             tell(f"{holder} has been asked for {name}, and has {self._applications.limit:.0f} s to answer")
         else:
             tell(f"the client of {holder} shows no messages: have them type kdsrv release for {name}")
         await asking
 
-    def _hand_over(self, session: Session, applicant: Applicant) -> Session | None:
-        """The session for its new user, or None if it has to be closed and opened anew."""
+    def _hand_over(self, session: Session, applicant: Applicant) -> tuple[bool, Sequence[Packet]]:
+        """Whether the session is its new user's now, or has to be closed and opened anew; and what is unread."""
         tenant = self._tenants.pop(session, None)
         reason = TargetTaken(target=session.name, holder=applicant.holder, address=applicant.address)
         if tenant is None or type(session) is not _kind_for(applicant):
             user = session.user
             self.close(session)
             if tenant is not None:
-                tenant.taken(reason)
-            elif user is not None:
+                return False, tenant.taken(reason)
+            if user is not None:
                 user.session_lost(reason)
-            return None
+            return False, ()
         session.lease = self._leases.pass_on(session.lease, applicant.holder, applicant.address, self.wall_clock())
-        self._unread[session] = tenant.taken(reason)
-        return session
+        return True, tenant.taken(reason)
 
 
 def _kind_for(applicant: Applicant) -> type[Session]:
     looks_only = applicant.user is not None and applicant.user.role is Role.READ_ONLY
     return ReadOnlySession if looks_only else Session
+
+
+def _is_next(applicant: Applicant, absent: Applicant) -> bool:
+    """Whether an applicant may have what is kept for somebody who is absent: the same one anew, or whoever asks for it,
+    but for one who may only look and would make the session of another end."""
+    if applicant.take is None:
+        return absent.is_same(applicant)
+    return _kind_for(applicant) is Session or _kind_for(absent) is not Session
+
+
+def _application(applicant: Applicant, name: str) -> str:
+    who = f"{applicant.holder} from {applicant.address}"
+    return f"{who} asks for {name}: kdsrv release gives it away, and without an answer it stays with you"
 
 
 def _unheard(_: str) -> None:

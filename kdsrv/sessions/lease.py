@@ -47,6 +47,10 @@ class LeaseBook:
         self._leases[target] = lease
         return lease
 
+    def is_held(self, target: str) -> bool:
+        """Whether somebody holds it."""
+        return target in self._leases
+
     def pass_on(self, lease: Lease, holder: str, address: str, now: float) -> Lease:
         """Give the target of a lease that is held to somebody else; that lease ends."""
         assert self._leases.get(lease.target) is lease

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 
 from kdsrv.connection_strings import KdSpec, PipeSpec, SerialSpec
 from kdsrv.doctor.bit_rates import as_read
-from kdsrv.doctor.examination import LIMITS, TOTAL
+from kdsrv.doctor.examination import LIMITS, TOTAL, Act, Examination, Seen, Step
 from kdsrv.doctor.examiner import Examiner
 from kdsrv.doctor.rate_search import RateSearch
 from kdsrv.doctor.verdicts import ADVICE, Findings, Verdict, is_well, judge, not_opened
@@ -374,3 +374,33 @@ def test_all_steps_fit_in_the_time_of_all() -> None:
     desk.examine(Played(desk.clock), total=2.0)
     assert desk.seconds < 2.1
     assert desk.verdict.code == "silent"
+
+
+def test_a_stop_that_is_coming_when_the_time_for_it_ends_is_waited_for() -> None:
+    examination = Examination(0.0, may_break_in=True)
+    assert examination.look(Seen(), 0.4) is None
+    assert examination.look(Seen(receiving=True), 9.0) is None
+    assert examination.step is Step.RESET
+    examination.look(Seen(halted=True), 9.1)
+    assert (examination.step, examination.was_halted, examination.broke_in) == (Step.TALK, True, False)
+
+
+def test_a_slow_line_has_the_time_that_its_packets_take() -> None:
+    slow = Examination(0.0, may_break_in=True, byte_time=10 / 1200)
+    slow.look(Seen(), 0.4)
+    assert slow.look(Seen(), 8.0) is None
+    assert slow.look(Seen(), 8.5) is Act.BREAK_IN
+
+
+def test_a_line_that_goes_away_is_waited_for_again_and_not_longer_than_all_may_take() -> None:
+    examination = Examination(0.0, may_break_in=True)
+    examination.look(Seen(), 0.4)
+    examination.look(Seen(away=True), 2.0)
+    assert examination.step is Step.CONNECT
+    examination.look(Seen(away=True), 8.9)
+    assert examination.step is Step.CONNECT
+    examination.look(Seen(away=True), 9.0)
+    assert examination.step is Step.DONE
+    examination = Examination(0.0, may_break_in=True)
+    examination.look(Seen(receiving=True), TOTAL)
+    assert examination.step is Step.DONE

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum, auto
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from typing import Final
 
@@ -29,6 +29,8 @@ _ENOUGH_RUNS: Final = 8
 """Bytes, and runs of equal ones among them, that are enough. A bit sent at a much lower rate comes out as a run, whose
 length is what tells the rate."""
 _MOST_NOISE: Final = 4096
+_FARTHEST: Final = 1000
+"""Times slower than it is read: beyond that the noise does not hold a whole look."""
 _USUAL_STOP: Final = 240
 """Bytes in the payload of a stop on AMD64 (KD protocol, 2.1)."""
 
@@ -74,7 +76,8 @@ def likely_rates(noise: bytes, read_at: int) -> list[int]:
     """The rates at which the target may send what was read at ``read_at`` baud as ``noise``, the likeliest first. None
     of them may be: then the noise does not tell. Looks at the first 4096 bytes."""
     noise = noise[:_MOST_NOISE]
-    scores = {rate: _score(noise, rate, read_at) for rate in RATES if rate != read_at}
+    rates = [rate for rate in RATES if rate != read_at < rate * _FARTHEST]
+    scores = {rate: _score(noise, rate, read_at) for rate in rates}
     return sorted((rate for rate, score in scores.items() if score), key=lambda rate: -scores[rate])
 
 
@@ -83,7 +86,7 @@ def _score(noise: bytes, sent_at: int, read_at: int) -> int:
     return max(sum(noise.count(look) * _worth(look) for look in _looks(sent_at, read_at, kind)) for kind in Receiver)
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _looks(sent_at: int, read_at: int, receiver: Receiver) -> tuple[bytes, ...]:
     looks = (_look(_read(data, sent_at, read_at, receiver)) for data in _BEGINNINGS)
     return tuple(look for look in looks if len(look) >= _LEAST)

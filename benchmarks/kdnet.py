@@ -49,8 +49,7 @@ __all__: list[str] = []
 KEY = NetKey.parse("1m770ts6ru0p.3671pemyie4i.2b8djy3wt5et.1p99ir125v4q")
 ADDRESS = 0xFFFFF80002A00000
 VERSION = 5
-FIRST_ID = 0x80000000
-STEP = 2
+FIRST_ID, STEP = 0x80000000, 2
 WARM_UP = 200
 HERE = "127.0.0.1"
 PATIENCE = 10.0
@@ -131,8 +130,7 @@ class Peer:
             self._prepare(packet_id)
             for answer in self._answers.pop(0):
                 self._socket.sendto(answer, (HERE, host_port))
-            return False
-        return True
+        return kind != MANIPULATE
 
     def _prepare(self, host_id: int) -> None:
         reply = _reply(self._size)
@@ -182,12 +180,12 @@ def exchange(port: int, size: int, rounds: int, *, sealed: bool) -> None:
     seal = Seal(bytes(32), bytes(range(32)))
     request = encode_data(MANIPULATE, 0, _request(size).encode(), trailer=b"")
     ack = encode_control(PacketType.ACKNOWLEDGE, 0)
-    empty = bytes(_sealed_size(len(request))), bytes(_sealed_size(len(ack)))
+    sent = [(each, bytes(_sealed_size(len(each))), answers) for each, answers in ((request, 2), (ack, 0))]
     wait = select.epoll()
     wait.register(line, select.EPOLLIN)
 
     def once() -> None:
-        for payload, plain, answers in ((request, empty[0], 2), (ack, empty[1], 0)):
+        for payload, plain, answers in sent:
             line.send(seal.seal(VERSION, Channel.DATA, 1, True, payload) if sealed else plain)
             for _ in range(answers):
                 wait.poll()

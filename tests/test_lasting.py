@@ -236,6 +236,31 @@ def test_a_server_that_answers_pings_is_not_given_up() -> None:
     assert bench.news == []
 
 
+def test_a_session_that_cannot_be_resumed_is_not_given_up_so_soon() -> None:
+    bench = Bench(Endurance.NOTHING)
+    bench.open()
+    bench.wait(43)
+    assert bench.user.told == []
+    bench.wait(3)
+    assert [str(told) for told in bench.user.told] == [
+        "the connection to the server has ended: it has been silent for 45 s"
+    ]
+
+
+def test_a_server_that_does_not_answer_who_comes_back_is_tried_anew() -> None:
+    bench = Bench()
+    bench.open()
+    bench.server.lose()
+    bench.wait(0.05)
+    assert len(bench.servers) == 2
+    bench.wait(14.9)
+    assert not bench.server.aborted
+    bench.wait(1.2)
+    assert bench.servers[1].aborted
+    assert bench.server.attach().resume is not None
+    assert "it did not answer within 15 s" in bench.user.told[1].sentence()
+
+
 # A new session
 
 

@@ -151,7 +151,7 @@ class ClientProtocol(Protocol):
     def connectionMade(self) -> None:
         self._line = Line(self._clock, self.transport, self._too_late)
         self._heard_at = self._clock.seconds()
-        self._line.set_alarm(self._heard_at + ANSWER_LIMIT)
+        self._line.set_alarm(self._heard_at + self._answer_limit)
         self._say(ClientHello(SOFTWARE))
 
     @override
@@ -250,6 +250,8 @@ class ClientProtocol(Protocol):
     def _begin(self, attached: Attached) -> None:
         """We have the target. What the connection before has lost goes first, then what has waited since."""
         connection = self._connection
+        if attached.token is None:
+            self._rhythm = CALM  # it cannot be replaced, so it is not given up lightly
         self._line.set_alarm(self._clock.seconds() + self._rhythm.ping)
         self.thread = None if attached.token is None else Thread(attached.token, connection.ledger)
         if attached.resumed:
@@ -304,7 +306,7 @@ class ClientProtocol(Protocol):
         """Nothing has come that should have, or nothing at all for a while."""
         now, heard_at, rhythm = self._clock.seconds(), self._heard_at, self._rhythm
         if not self.attached.called and not self._waits_for_holder:
-            self._fail(ServerGone(why=f"it did not answer within {ANSWER_LIMIT:.0f} s"))
+            self._fail(ServerGone(why=f"it did not answer within {self._answer_limit:.0f} s"))
         elif now >= heard_at + rhythm.silence:
             self._fail(ServerGone(why=f"it has been silent for {rhythm.silence:.0f} s"))
         elif now >= heard_at + rhythm.ping:
@@ -312,6 +314,11 @@ class ClientProtocol(Protocol):
             self._line.set_alarm(min(now + rhythm.ping, heard_at + rhythm.silence))
         else:
             self._line.set_alarm(heard_at + rhythm.ping)
+
+    @property
+    def _answer_limit(self) -> float:
+        """Seconds until there has to be a session; one that is there already needs no target to be opened."""
+        return ANSWER_LIMIT if self.thread is None else self._rhythm.silence
 
     @property
     def _waits_for_holder(self) -> bool:

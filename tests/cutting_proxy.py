@@ -1,4 +1,4 @@
-"""A TCP relay that cuts the connections through it: all at once when told, or each some time after it was made."""
+"""A TCP relay that cuts the connections through it: all at once when told, or each after some time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Thread
 from typing import Self
 
@@ -14,13 +15,23 @@ __all__ = ["CuttingProxy"]
 
 _RESET = struct.pack("ii", 1, 0)
 _TURN = 0.01
+_OF_USE = 2048
+
+
+@dataclass
+class _Pair:
+    """Both ends of a connection, and since when it has been of use."""
+
+    client: socket.socket
+    server: socket.socket
+    relayed: int = 0
+    since: float | None = None
 
 
 class CuttingProxy:
-    """Relays from ``port`` of loopback to the port ``to``. Each connection is cut when it is ``life`` seconds old
-    (None: only by ``cut``), by a reset in both directions, whatever is on its way. While not ``is_up`` nobody gets
-    through.
-    ``connections`` and ``relayed``, in bytes, count.
+    """Relays from ``port`` of loopback to the port ``to``. Each connection is cut ``life`` seconds after its first
+    2 KiB, so that it is of use also on a slow machine (None: only by ``cut``). A cut is a reset in both directions,
+    whatever is on its way. While not ``is_up`` nobody gets through. ``connections`` and ``relayed``, in bytes, count.
     """
 
     def __init__(self, to: int, life: float | None = None) -> None:
@@ -32,7 +43,7 @@ class CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._selector = selectors.DefaultSelector()
-        self._pairs: dict[socket.socket, tuple[socket.socket, float]] = {}
+        self._pairs: dict[socket.socket, _Pair] = {}
         self._ending = False
         self._cut_now = False
         self._thread = Thread(target=self._run, daemon=True)
@@ -77,16 +88,21 @@ class CuttingProxy:
             self._reset(client)
             return
         self.connections += 1
-        for one, other in ((client, server), (server, client)):
-            self._pairs[one] = other, time.monotonic()
-            self._selector.register(one, selectors.EVENT_READ)
+        pair = _Pair(client, server)
+        for line in (client, server):
+            self._pairs[line] = pair
+            self._selector.register(line, selectors.EVENT_READ)
 
     def _relay(self, line: socket.socket) -> None:
-        other, _ = self._pairs[line]
+        pair = self._pairs[line]
+        other = pair.server if line is pair.client else pair.client
         try:
             data = line.recv(65536)
             other.sendall(data)
             self.relayed += len(data)
+            pair.relayed += len(data)
+            if pair.since is None and pair.relayed >= _OF_USE:
+                pair.since = time.monotonic()
         except OSError:
             data = b""
         if not data:
@@ -97,8 +113,8 @@ class CuttingProxy:
     def _cut_some(self) -> None:
         now = time.monotonic()
         all_of_them, life = self._cut_now, self.life
-        for line, (_, began) in tuple(self._pairs.items()):
-            if all_of_them or (life is not None and now >= began + life):
+        for line, pair in tuple(self._pairs.items()):
+            if all_of_them or (life is not None and pair.since is not None and now >= pair.since + life):
                 self._forget(line)
                 self._reset(line)
         if all_of_them:

@@ -103,9 +103,9 @@ def test_requests() -> None:
         (Write(3, bytes(2048)), 1, 2048),
     ]
     for operation, code, length in cases:
-        request = SendRequest.from_buffer_copy(cdev.pack_request(operation, 0xABCD, 7, 9))
+        request = SendRequest.from_buffer_copy(cdev.pack_request(operation, 0xABCD, 9))
         assert (request.tcode, request.length, request.offset) == (code, length, operation.address)
-        assert (request.closure, request.data, request.generation) == (7, 0xABCD, 9)
+        assert (request.closure, request.data, request.generation) == (0, 0xABCD, 9)
 
 
 def test_get_info() -> None:
@@ -117,8 +117,8 @@ def test_get_info() -> None:
 
 def test_events() -> None:
     response = bytes(ResponseEvent(8, 1, 0x12, 6))[:20] + b"6bytesand padding"
-    assert cdev.parse_event(response) == cdev.Response(8, 0x12, b"6bytes")
-    assert cdev.parse_event(bytes(ResponseEvent(8, 1, 0, 0))) == cdev.Response(8, 0, b"")
+    assert cdev.parse_event(response) == cdev.Response(0x12, b"6bytes")
+    assert cdev.parse_event(bytes(ResponseEvent(8, 1, 0, 0))) == cdev.Response(0, b"")
     reset = bytes(BusResetEvent(0, 0, 0xFFC1, 0xFFC0, 1, 2, 3, 99))
     assert cdev.parse_event(reset) == cdev.BusReset(0xFFC1, 0xFFC0, 99)
     assert cdev.parse_event(bytes(ResponseEvent(8, 2, 0, 0))) is None

@@ -155,6 +155,7 @@ def test_resend_without_end_is_given_up(host: Host) -> None:
 
 
 def test_resend_is_not_answered_by_resend(host: Host) -> None:
+    host.takes(host.sends())
     host.link.resync(host.now)
     host.said()
     assert host.hears(RESEND) == []

@@ -180,6 +180,17 @@ def test_a_break_in_takes_the_place_of_what_a_running_target_does_not_look_at(
     assert desk.packets == []
 
 
+def test_a_break_in_waits_for_the_packet_before_it(desk: Desk, target: FireWireTarget) -> None:
+    target.looks = False
+    desk.send(Manipulate.continue_())
+    desk.wait(0.01)
+    desk.break_in()
+    desk.wait(0.15)
+    target.looks = True
+    desk.stop()
+    assert [request.kind for request in target.kernel.log] == [0x3136]
+
+
 def test_a_break_in_right_behind_a_continue_comes_after_it(desk: Desk, target: FireWireTarget) -> None:
     desk.go()
     desk.break_in()
@@ -318,8 +329,10 @@ def test_no_ack_and_no_reset_is_ever_sent(desk: Desk, target: FireWireTarget) ->
 
 def test_a_target_that_hangs_takes_nothing_and_is_given_up(desk: Desk, target: FireWireTarget) -> None:
     target.looks = False
+    desk.wait(0.5)
     desk.send(read(8))
     desk.wait(6.0)
+    assert [asked.address for asked in desk.bus.asked].count(RECEIVE + 4) == 1, "what lies there is not put again"
     assert desk.gave_up == [GaveUp(PacketType.STATE_MANIPULATE, "the target does not take it in 4 s")]
     assert desk.link.phase is Phase.UNKNOWN
     target.looks = True
@@ -470,6 +483,33 @@ def test_a_target_that_does_not_open_its_filters_is_named_and_found_again(desk: 
     assert desk.events[1:] == ["resumed"]
     desk.stop()
     assert len(desk.ask(read(8)).data) == 8
+
+
+def test_one_failure_now_and_then_is_no_silence(desk: Desk, target: FireWireTarget) -> None:
+    for _ in range(5):
+        desk.bus.faults.append(Fault(BUSY))
+        desk.wait(2.0)
+    assert desk.events == []
+
+
+def test_after_a_silence_rom_and_descriptor_are_read_again(desk: Desk, target: FireWireTarget) -> None:
+    """Without a bus reset, too."""
+    target.looks = target.filters_open = False
+    desk.wait(4.0)
+    desk.bus.asked.clear()
+    target.looks = True
+    desk.wait(1.0)
+    assert 0xFFFFF0000428 in [asked.address for asked in desk.bus.asked]
+
+
+def test_a_target_that_comes_back_on_another_channel(desk: Desk, target: FireWireTarget) -> None:
+    target.channel = 9
+    target.put_block()
+    desk.bus.reset()
+    desk.wait(0.2)
+    assert desk.events == ["fw1: it waits on channel 9"]
+    desk.wait(1.0)
+    assert desk.events[1:] == ["1 node on the FireWire bus, none waits on channel 0: found channel 9"]
 
 
 def test_an_address_error_is_the_end_of_that_block(desk: Desk, target: FireWireTarget) -> None:
@@ -657,6 +697,8 @@ def test_what_somebody_before_us_left_in_the_box_is_taken_out(desk: Desk) -> Non
     desk.break_in()
     desk.stop()
     assert list(target.kernel.log) == []
+    written = [asked for asked in desk.bus.asked if asked.data is not None]
+    assert (written[0].address, written[0].data) == (RECEIVE, EMPTY)
 
 
 def test_prints_on_the_way_in_are_heard(desk: Desk) -> None:
@@ -666,6 +708,17 @@ def test_prints_on_the_way_in_are_heard(desk: Desk) -> None:
         target.kernel.print(f"line {number}", desk.now)
     desk.attach(wait=1.0)
     assert [desk.text().decode() for _ in range(len(desk.packets))] == [f"line {number}" for number in range(100)]
+
+
+def test_few_prints_are_lost_while_the_question_lies_in_the_box(desk: Desk) -> None:
+    """The first that comes tells that the target runs, and the question is taken back."""
+    target = desk.plug(FireWireTarget(0, RUNNING, now=desk.now))
+    desk.attach(wait=0.1)
+    assert target.memory[RECEIVE : RECEIVE + 4] == FULL
+    for number in range(100):
+        target.kernel.print(f"line {number}", desk.now)
+    desk.wait(1.0)
+    assert 85 < len(desk.packets) < 100
 
 
 def test_silence_is_looked_into_ever_more_rarely(desk: Desk, target: FireWireTarget) -> None:
@@ -709,7 +762,7 @@ def test_memory_of_the_target_can_be_read_without_its_help(desk: Desk) -> None:
     device.submit(Read(0x54320, 8))
     desk.wait(0.01)
     device.close()
-    assert events == [Response(1, 0, b"physical")]
+    assert events == [Response(0, b"physical")]
 
 
 # Everything at once

@@ -57,9 +57,8 @@ class BusReset(NamedTuple):
 
 
 class Response(NamedTuple):
-    """The request that had ``closure`` ended with ``code``; ``data`` is what was read."""
+    """The request ended with ``code``; ``data`` is what was read. One is under way at a time, so it needs no name."""
 
-    closure: int
     code: int
     data: bytes
 
@@ -80,7 +79,7 @@ def parse_get_info(data: bytes | bytearray) -> tuple[int, int]:
     return version, card
 
 
-def pack_request(operation: Operation, data_pointer: int, closure: int, generation: int) -> bytes:
+def pack_request(operation: Operation, data_pointer: int, generation: int) -> bytes:
     """A read, with a pointer of 0, or a write of what the pointer leads to."""
     if isinstance(operation, Read):
         length, code = operation.length, _READ_BLOCK
@@ -90,7 +89,7 @@ def pack_request(operation: Operation, data_pointer: int, closure: int, generati
         length, code = len(operation.data), _WRITE_BLOCK
         if length == 4:
             code = _WRITE_QUADLET
-    return _SEND_REQUEST.pack(code, length, operation.address, closure, data_pointer, generation)
+    return _SEND_REQUEST.pack(code, length, operation.address, 0, data_pointer, generation)
 
 
 def parse_event(data: bytes) -> BusReset | Response | None:
@@ -99,8 +98,8 @@ def parse_event(data: bytes) -> BusReset | Response | None:
         return None
     _, kind = _EVENT.unpack_from(data)
     if kind == _RESPONSE_EVENT and len(data) >= _RESPONSE.size:
-        closure, _, code, length = _RESPONSE.unpack_from(data)
-        return Response(closure, code, data[_RESPONSE.size : _RESPONSE.size + length])
+        _, _, code, length = _RESPONSE.unpack_from(data)
+        return Response(code, data[_RESPONSE.size : _RESPONSE.size + length])
     if kind == _BUS_RESET_EVENT and len(data) >= _BUS_RESET.size:
         _, _, node, local, _, _, _, generation = _BUS_RESET.unpack_from(data)
         return BusReset(node, local, generation)

@@ -142,7 +142,6 @@ class Mailbox(Errand):
             self._events.append(Disturbed("the target has started anew"))
         self._places = places
         self._block = block
-        self._is_empty = False
         self._moved_at = self._now
 
     def _pause(self) -> float:

@@ -133,7 +133,6 @@ class FireWireDevice:
 
     def __init__(self, calls: Calls, path: str, *, exclusive: bool = True) -> None:
         self._calls = calls
-        self._closure = 0
         self._is_closed = False
         self._descriptor = calls.open(path, exclusive=exclusive)
         try:
@@ -155,11 +154,10 @@ class FireWireDevice:
 
     def submit(self, operation: Operation) -> None:
         """Begin a transaction. OSError if the system refuses it; how it ends is an event."""
-        self._closure += 1
         data = operation.data if isinstance(operation, Write) else b""
         buffer = ctypes.create_string_buffer(data, len(data)) if data else None
         pointer = 0 if buffer is None else ctypes.addressof(buffer)
-        request = cdev.pack_request(operation, pointer, self._closure, self._generation)
+        request = cdev.pack_request(operation, pointer, self._generation)
         self._calls.ioctl(self._descriptor, cdev.SEND_REQUEST, bytearray(request))
 
     def next_event(self) -> cdev.BusReset | cdev.Response | None:
@@ -167,8 +165,6 @@ class FireWireDevice:
         event = cdev.parse_event(self._calls.read(self._descriptor, cdev.EVENT_SIZE))
         if isinstance(event, cdev.BusReset):
             self._generation = event.generation
-        elif event is not None and event.closure != self._closure:
-            return None
         return event
 
     def close(self) -> None:

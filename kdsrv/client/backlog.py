@@ -45,6 +45,10 @@ class Backlog:
         self._waiting.append(saying)
         self._bytes += _size(saying)
 
+    def has(self, kind: type[BreakIn | Resync]) -> bool:
+        """Whether one of these waits."""
+        return any(type(saying) is kind for saying in self._waiting)
+
     def first(self) -> Saying:
         """The oldest, which stays."""
         return self._waiting[0]

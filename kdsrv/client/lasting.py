@@ -151,12 +151,16 @@ class LastingSession:
         self._breaking_in = True
         if self._protocol is not None:
             self._protocol.break_in()
-        elif not self._is_over:
+        elif not (self._is_over or self._backlog.has(BreakIn)):
             self._backlog.put(BreakIn())
 
     def resync(self) -> None:
         if self._protocol is not None:
             self._protocol.resync()
+        elif self._backlog.has(Resync):
+            # a debugger that goes on resetting its link for as long as the server is away: one is enough
+            self._backlog.drop_requests()
+            self.resynced()
         elif not self._is_over:
             self._backlog.put(Resync())
 

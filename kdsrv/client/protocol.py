@@ -254,9 +254,12 @@ class ClientProtocol(Protocol):
             self._rhythm = CALM  # it cannot be replaced, so it is not given up lightly
         self._line.set_alarm(self._clock.seconds() + self._rhythm.ping)
         self.thread = None if attached.token is None else Thread(attached.token, connection.ledger)
-        if attached.resumed:
+        is_open = connection.state is State.ATTACHED  # if not, the server's last word is in the same segment
+        if attached.resumed and is_open:
             self._line.write(connection.resume(attached.received))
         self.attached.callback(attached)
+        if not is_open:
+            return
         for saying in self._backlog.take_all():
             self._say_again(saying)
         if attached.resumed:

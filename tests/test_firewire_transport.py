@@ -315,6 +315,42 @@ def test_what_the_target_always_refuses_is_given_up(desk: Desk, target: FireWire
     assert desk.link.phase is Phase.UNKNOWN
 
 
+def spoil_bodies(target: FireWireTarget, times: int) -> None:
+    """So many reads of a body give something else, as when another packet takes its place meanwhile."""
+    original = target.read
+    left = times
+
+    def read(address: int, length: int) -> tuple[int, bytes]:
+        nonlocal left
+        code, data = original(address, length)
+        if address == SEND + 24 and left:
+            left -= 1
+            data = b"\xee" + data[1:]
+        return code, data
+
+    target.read = read  # type: ignore[method-assign]
+
+
+def test_a_packet_that_changed_while_it_was_read_is_read_again(desk: Desk, target: FireWireTarget) -> None:
+    for times in (1, 2):
+        spoil_bodies(target, times)
+        assert desk.ask(read(16)).data == target.kernel.memory.read_virtual(KERNEL_BASE, 16)
+    assert desk.link.counters.damaged == 0
+
+
+def test_a_packet_whose_sum_is_never_right_has_the_stop_told_again(desk: Desk, target: FireWireTarget) -> None:
+    spoil_bodies(target, 3)
+    desk.send(read(16))
+    desk.stop()
+    assert desk.link.counters.damaged == 1
+    assert len(desk.ask(read(16)).data) == 16
+    spoil_bodies(target, 10**6)
+    desk.send(read(16))
+    desk.wait(1.0)
+    assert desk.link.counters.damaged == 5, "and not for ever"
+    assert desk.packets == []
+
+
 def test_no_ack_and_no_reset_is_ever_sent(desk: Desk, target: FireWireTarget) -> None:
     desk.ask(read(100))
     desk.resync()

@@ -126,6 +126,20 @@ def test_a_resync_while_absent_forgets_the_requests_before_it_and_nothing_else()
     assert bench.user.take()[1:] == ["resynced", READ_REPLY]
 
 
+def test_a_break_in_behind_a_continue_is_not_the_one_before_it() -> None:
+    bench = Bench()
+    bench.open()
+    bench.server.lose()
+    for _ in range(2):
+        bench.session.break_in()
+        bench.session.break_in()
+        bench.session.send_packet(*CONTINUE)
+    bench.session.break_in()
+    bench.wait(0.05)
+    bench.server.attach()
+    assert bench.server.heard() == [BreakIn(), CONTINUE, BreakIn(), CONTINUE, BreakIn(), Ping(0)]
+
+
 def test_break_ins_go_past_requests_that_find_no_room_also_after_a_break() -> None:
     bench = Bench()
     bench.open(window=Window(1, 1000))

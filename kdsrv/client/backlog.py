@@ -49,6 +49,10 @@ class Backlog:
         """Whether one of these waits."""
         return any(type(saying) is kind for saying in self._waiting)
 
+    def ends_with(self, kind: type[BreakIn | Resync]) -> bool:
+        """Whether one of these is the latest that waits."""
+        return bool(self._waiting) and type(self._waiting[-1]) is kind
+
     def first(self) -> Saying:
         """The oldest, which stays."""
         return self._waiting[0]

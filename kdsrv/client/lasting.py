@@ -151,7 +151,7 @@ class LastingSession:
         self._breaking_in = True
         if self._protocol is not None:
             self._protocol.break_in()
-        elif not (self._is_over or self._backlog.has(BreakIn)):
+        elif not (self._is_over or self._backlog.ends_with(BreakIn)):
             self._backlog.put(BreakIn())
 
     def resync(self) -> None:

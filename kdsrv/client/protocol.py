@@ -20,7 +20,7 @@ from typing_extensions import override
 from kdsrv import __version__
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.admission import Admission
-from kdsrv.client.backlog import Backlog, Saying
+from kdsrv.client.backlog import Backlog
 from kdsrv.client.failures import ServerGone, ServerRefused, why_lost
 from kdsrv.client.line import Line
 from kdsrv.client.terms import CALM, PLAIN, Rhythm, Terms, Thread
@@ -261,19 +261,14 @@ class ClientProtocol(Protocol):
         if not is_open:
             return
         for saying in self._backlog.take_all():
-            self._say_again(saying)
+            if type(saying) is Packet:
+                self.send_packet(*saying)
+            else:
+                (self.break_in if isinstance(saying, BreakIn) else self.resync)()
         if attached.resumed:
             # what the server says again comes before the answer to this, and the status belongs behind it
             self._status_behind = attached.status
             self._say(Ping(0))
-
-    def _say_again(self, saying: Saying) -> None:
-        if type(saying) is Packet:
-            self.send_packet(*saying)
-        elif isinstance(saying, BreakIn):
-            self.break_in()
-        else:
-            self.resync()
 
     def _print_dropped(self, number: int) -> None:
         text = f"[kdsrv: {number} prints of the target were dropped on the way]\n".encode()
@@ -320,7 +315,7 @@ class ClientProtocol(Protocol):
 
     @property
     def _answer_limit(self) -> float:
-        """Seconds until there has to be a session; one that is there already needs no target to be opened."""
+        """Seconds until there has to be a session. One that is there already needs no target to be opened."""
         return ANSWER_LIMIT if self.thread is None else self._rhythm.silence
 
     @property

@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kdnet_vectors import VECTORS
 from link_pair import Debugger, Kernel, LinkPair
+from twisted.internet.task import Clock
 
 from kdsrv.kd.api import Api
 from kdsrv.kd.link import Acknowledged, Event, GaveUp, Phase, ResetSeen
 from kdsrv.kd.packets import BREAK_IN, MANIPULATE, Packet, PacketType, encode_control, encode_data
 from kdsrv.kdnet.link import NetLink
 from kdsrv.kdnet.target_link import NetTargetLink
+from kdsrv.link_driver import HeldAcks, LinkDriver
 
 FIRST = 0x80000000
 STOP = bytes.fromhex("30300000") + bytes(236)
@@ -89,6 +91,19 @@ def test_each_output_is_one_datagram() -> None:
     link.break_in(0.0)
     assert [link.take_output(), link.take_output(), link.take_output()] == [RESET, BREAK_IN, b""]
     assert link.missing == 0
+
+
+def test_no_ack_is_held_back_to_travel_with_what_follows() -> None:
+    clock, link = Clock(), in_step()
+    written: list[bytes] = []
+    driver = LinkDriver(clock, link, lambda event: None, written.append, HeldAcks(clock))
+    driver.bytes_received(data(0, READ))
+    assert written == [ack(0)]
+    link.send(MANIPULATE, READ, 0.0)
+    link.break_in(0.0)
+    driver.flush()
+    assert written == [ack(0), data(FIRST, READ), BREAK_IN]
+    driver.stop()
 
 
 def test_what_is_no_packet_is_noise() -> None:
@@ -205,6 +220,46 @@ def test_a_reset_of_the_targets_own_is_answered_once() -> None:
     assert take(link, encode_control(PacketType.RESET, 0), stop(0), at=60.1) == ([], [ack(0)])
     link.send(MANIPULATE, READ, 60.2)
     assert output(link) == [data(FIRST, READ)]
+
+
+def test_a_reset_of_the_targets_own_soon_after_ours_is_known_by_the_ack_before_it() -> None:
+    link = in_step(0x100)
+    take(link, stop(0x100), at=0.1)
+    link.send(MANIPULATE, CONTINUE, 0.2)
+    take(link, ack(FIRST), at=0.2)
+    events, sent = take(link, encode_control(PacketType.RESET, 0), stop(0), at=0.5)
+    assert events == [ResetSeen(), Packet(PacketType.STATE_CHANGE64, STOP)]
+    assert sent == [RESET, ack(0)]
+
+
+def test_a_packet_of_the_time_before_the_reset_is_a_repeat() -> None:
+    link = in_step(0x40)
+    assert take(link, data(0x3E, PRINT, PacketType.DEBUG_IO)) == ([], [ack(0x3E)])
+    assert take(link, data(0x40, PRINT, PacketType.DEBUG_IO))[0] == [Packet(PacketType.DEBUG_IO, PRINT)]
+
+
+def test_a_target_that_talks_is_sent_resets_without_end() -> None:
+    link = NetLink()
+    link.resync(0.0)
+    output(link)
+    for at in range(1, 10):
+        sent = take(link, stop(0), at=float(at))[1]
+        assert (expire(link), sent) == (([], [RESET]), [])
+    assert link.phase is Phase.RESETTING
+
+
+def test_no_reply_is_asked_for_across_a_reset() -> None:
+    for ours in (True, False):
+        link = in_step(0x40)
+        link.send(MANIPULATE, READ, 0.0)
+        take(link, ack(FIRST))
+        if ours:
+            link.resync(0.1)
+            assert output(link) == [RESET]
+            assert link.deadline == 0.6
+            assert expire(link) == ([], [RESET])
+        take(link, encode_control(PacketType.RESET, 0x40), at=10.0)
+        assert link.deadline is None
 
 
 def test_what_waits_goes_when_ids_are_agreed_on_anew() -> None:

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 from session_bench import QuietLine, User, pass_time
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from kdsrv.auth.users import Role
+from kdsrv.auth.users import User as AnyUser
 from kdsrv.connection_strings import KdSpec, PipeSpec
 from kdsrv.connection_strings.kd import SerialSpec, SimSpec, UsbSpec
 from kdsrv.errors import LinkLost, SetupError, TargetError, TargetHeld
 from kdsrv.kd.link import GaveUp
+from kdsrv.server.attachment import Attachment, Attachments
 from kdsrv.sessions.directory import Directory
 from kdsrv.sessions.session import Session
+from kdsrv.sessions.tenant import Applicant, Take, TargetTaken
 from kdsrv.transports.opener import Opener
 from kdsrv.transports.simulated import SimulatedTargets
 from kdsrv.transports.transport import Transport
+from kdsrv.wire.ledger import Ledger
 
 
 class PlannedOpener(Opener):
@@ -191,3 +198,62 @@ class OpenedTests(SynchronousTestCase):
             pass_time(clock, 1.5)
         targets.stop()
         assert clock.getDelayedCalls() == []
+
+
+class TakingOverTests(SynchronousTestCase):
+    """Who may have what is kept for somebody who is absent."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.targets = SimulatedTargets(self.clock)
+        self.directory = Directory(self.clock, Opener(self.clock, self.targets), {})
+        self.attachments = Attachments(self.clock, self.directory, lambda size: bytes(size))
+        self.addCleanup(self.targets.stop)
+
+    def break_off(self, user: AnyUser) -> Attachment:
+        """Somebody's session, and their connection is broken."""
+        session: Session = self.successResultOf(self.directory.open(SimSpec(), "kim", "x", user))
+        hold = self.attachments.new(session, Applicant("kim", "x", None, user), Ledger(), lingers=True, linger=60)
+        presence = Mock()
+        hold.arrive(presence)
+        self.directory.start(session, hold, hold)
+        pass_time(self.clock, 1)
+        assert hold.depart(presence)
+        return hold
+
+    def test_who_may_only_look_does_not_end_the_session_of_who_may_do_more(self) -> None:
+        hold = self.break_off(AnyUser("kim"))
+        pass_time(self.clock, 5)
+        looker = AnyUser("lee", Role.READ_ONLY)
+        opening = self.directory.open(SimSpec(), "lee", "y", looker, take=Take.ASK)
+        pass_time(self.clock, 5)
+        self.assertNoResult(opening)
+        assert hold.over is None
+        pass_time(self.clock, 60)  # but has what is free then
+        session: Session = self.successResultOf(opening)
+        assert session.read_only
+
+    def test_nor_is_anybody_else_kept_from_it(self) -> None:
+        hold = self.break_off(AnyUser("kim"))
+        self.successResultOf(self.directory.open(SimSpec(), "lee", "y", AnyUser("lee"), take=Take.ASK))
+        assert isinstance(hold.over, TargetTaken)
+
+    def test_who_may_only_look_has_it_from_their_like(self) -> None:
+        hold = self.break_off(AnyUser("kim", Role.READ_ONLY))
+        self.successResultOf(self.directory.open(SimSpec(), "lee", "y", AnyUser("lee", Role.READ_ONLY), take=Take.ASK))
+        assert isinstance(hold.over, TargetTaken)
+
+
+class EmbeddingTests(SynchronousTestCase):
+    def test_a_hook_that_fails_does_not_keep_the_target(self) -> None:
+        clock = Clock()
+        targets = SimulatedTargets(clock)
+        directory = Directory(clock, Opener(clock, targets), {})
+        failing = [lambda session: 1 / 0]
+        directory.opened += failing
+        self.failureResultOf(directory.open(SimSpec(), "kim", "x"), ZeroDivisionError)
+        pass_time(clock, 1.5)
+        assert list(directory) == []
+        directory.opened.clear()
+        self.successResultOf(directory.open(SimSpec(), "kim", "x"))
+        targets.stop()

@@ -9,10 +9,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kdsrv.auth.users import Role
 from kdsrv.auth.users import User as AnyUser
-from kdsrv.connection_strings import KdSpec, PipeSpec
+from kdsrv.connection_strings import KdSpec, PipeSpec, TargetSpec
 from kdsrv.connection_strings.kd import SerialSpec, SimSpec, UsbSpec
 from kdsrv.errors import LinkLost, SetupError, TargetError, TargetHeld
 from kdsrv.kd.link import GaveUp
+from kdsrv.policy.patterns import Pattern
+from kdsrv.policy.places import HostPlaces
+from kdsrv.policy.policy import Policy
 from kdsrv.server.attachment import Attachment, Attachments
 from kdsrv.sessions.directory import Directory
 from kdsrv.sessions.session import Session
@@ -206,7 +209,8 @@ class TakingOverTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.targets = SimulatedTargets(self.clock)
-        self.directory = Directory(self.clock, Opener(self.clock, self.targets), {})
+        policy = Policy(HostPlaces(), {"lab": SimSpec()}, [Pattern("*", None)])
+        self.directory = Directory(self.clock, Opener(self.clock, self.targets), {}, policy=policy)
         self.attachments = Attachments(self.clock, self.directory, lambda size: bytes(size))
         self.addCleanup(self.targets.stop)
 
@@ -232,6 +236,12 @@ class TakingOverTests(SynchronousTestCase):
         pass_time(self.clock, 60)  # but has what is free then
         session: Session = self.successResultOf(opening)
         assert session.read_only
+
+    def test_who_knows_it_by_another_name_is_told_that_one(self) -> None:
+        self.break_off(AnyUser("kim"))
+        opening = self.directory.open(TargetSpec("lab"), "lee", "y", AnyUser("lee", targets=("lab",)), take=Take.ASK)
+        session: Session = self.successResultOf(opening)
+        assert session.name == "target:name=lab"
 
     def test_nor_is_anybody_else_kept_from_it(self) -> None:
         hold = self.break_off(AnyUser("kim"))

@@ -240,6 +240,7 @@ class Directory:
             is_handed, unread = self._hand_over(held_by, applicant)
             if is_handed:
                 self._unread[held_by] = unread
+                held_by.name = name  # each is told the name that they know it by
                 return held_by
 
     async def _open_line(self, spec: KdSpec, name: str, lease: Lease, applicant: Applicant) -> Session:

@@ -59,7 +59,7 @@ def test_two_clients_on_two_channels_at_once(cable: NullModem) -> None:
                 read_kernel(second)
                 read_kernel(first)
                 first.stop()
-                second.wait_event("attached", 2)
+                second.wait_event("resumed")
                 read_kernel(second)
 
 
@@ -72,7 +72,7 @@ def test_the_cable_is_unplugged_and_plugged_in_again(cable: NullModem) -> None:
             client.wait_event("lost")
             server.wait_for("waiting for it to come back")
             cable.plug_in()
-            client.wait_event("attached", 2, 30)
+            client.wait_event("resumed", 1, 30)
             read_kernel(client)
 
 

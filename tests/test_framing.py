@@ -176,7 +176,7 @@ def test_bytes_that_come_one_by_one_cost_the_same_each(filler: bytes) -> None:
         best = 9.9
         for _ in range(3):
             framer, target = HostFramer(), TargetFramer()
-            began = time.perf_counter()
+            began = time.process_time()
             for at in range(len(packet)):
                 framer.feed(packet[at : at + 1])
                 framer.next_packet()
@@ -184,7 +184,7 @@ def test_bytes_that_come_one_by_one_cost_the_same_each(filler: bytes) -> None:
                 if not target.in_body and (header := target.next_header()) is not None and not header.control:
                     target.expect_body(header)
                 target.next_body()
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         return best
 
     assert seconds(4000) < 30 * seconds(400)

@@ -37,10 +37,10 @@ from zope.interface import implementer
 
 from kdsrv.errors import SetupError
 
-__all__ = ["LocalPipe", "local_pipe_client", "peer_uid", "pipe_directory", "pipe_name"]
+__all__ = ["MAX_PATH", "LocalPipe", "local_pipe_client", "peer_uid", "pipe_directory", "pipe_name"]
 
 _LOCK: Final = ".lock"
-_MAX_PATH: Final = 107
+MAX_PATH: Final = 107
 """Bytes that the path of a unix socket has room for."""
 _CODE: Final = re.compile(r"%([xXdiu])")
 _CREDENTIALS: Final = struct.Struct("iII")
@@ -138,8 +138,8 @@ def local_pipe_client(reactor: Any, host: str, name: str, directory: Path, own_h
 
 def _path(directory: Path, name: str) -> Path:
     path = directory / name
-    if len(os.fsencode(path)) > _MAX_PATH:
-        raise SetupError(why=f"the name of a pipe is too long: {path} has more than {_MAX_PATH} bytes")
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise SetupError(why=f"the name of a pipe is too long: {path} has more than {MAX_PATH} bytes")
     return path
 
 

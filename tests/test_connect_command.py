@@ -22,7 +22,9 @@ import pytest
 from background_program import BackgroundProgram
 from running_programs import KDSRV, ROOT, Client, Debugger, Server, addresses, run_program, until
 
+from kdsrv.commands.desk import _default_socket
 from kdsrv.commands.screen import Screen
+from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.sessions.decoded import printable
 from kdsrv.sessions.status import Quiet
@@ -356,3 +358,16 @@ def test_a_terminal_has_a_live_line(server: Server) -> None:
 def test_the_target_prints_while_no_debugger_is_there() -> None:
     """Printed text may not steer the terminal of who reads it."""
     assert printable("a\x1b[31mred\x9b2J\ttab\u202eltr\n") == r"a\x1b[31mred\x9b2J\ttab" + r"\u202eltr"
+
+
+def test_the_socket_of_a_long_directory_gets_a_short_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runtime = tmp_path / "r"
+    while len(os.fsencode(runtime)) < 75:
+        runtime /= "uuu"
+    runtime.mkdir(parents=True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    string = "kdsrv:server=@{tcp:server=lab,port=1234},trans=@{com:pipe,port=/run/a-very-long-name/of/a/machine.sock}"
+    place = _default_socket(parse_kdsrv_string(string))
+    assert place.parent == runtime / "kdsrv"
+    assert place.name.startswith("com")
+    assert len(os.fsencode(place)) <= 107

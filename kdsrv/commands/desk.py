@@ -26,6 +26,7 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.link_driver import HeldAcks
+from kdsrv.local_pipes import MAX_PATH
 from kdsrv.sessions.decoded import printable
 from kdsrv.sessions.status import Status
 from kdsrv.tls.settings import ClientCertificates
@@ -36,6 +37,7 @@ __all__ = ["Desk"]
 
 _LOOPBACK: Final = "127.0.0.1"
 _DEFAULT: Final = "default"
+_LONGEST_NAME: Final = 60
 
 
 class Desk:
@@ -218,5 +220,6 @@ def _default_socket(spec: KdsrvSpec) -> Path:
         raise SetupError(why=f"cannot make {directory} for the unix socket: {error.strerror}; use --unix") from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise SetupError(why=f"{directory} is not a directory of yours alone (mode 700); use --unix PATH")
-    words = re.findall(r"[A-Za-z0-9]+", str(spec.trans or "default"))
-    return directory / f"{'-'.join(words)[:60]}-{os.getpid()}.sock"
+    name = "-".join(re.findall(r"[A-Za-z0-9]+", str(spec.trans or "default")))
+    room = MAX_PATH - len(os.fsencode(directory / f"-{os.getpid()}.sock"))
+    return directory / f"{name[: max(0, min(_LONGEST_NAME, room))]}-{os.getpid()}.sock"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from kdsrv.kdnet.control import Offer
 from kdsrv.kdnet.datagrams import MAX_DATAGRAM, MIN_DATAGRAM, Channel, Datagram, Seal, channel_of
 from kdsrv.kdnet.keys import NetKey
 
-CAPTURES = os.environ.get("KDSRV_CAPTURES")
+CAPTURES = Path(__file__).resolve().parents[2] / "shared" / "spec" / "captures"
 
 payloads = st.one_of(st.binary(max_size=80), st.binary(min_size=1100, max_size=1200), st.binary(max_size=4016))
 datagrams = st.builds(
@@ -142,11 +141,11 @@ def frames_of(capture: Path) -> Iterator[bytes]:
         yield frame[14 + 4 * (frame[14] & 15) + 8 : 14 + length]
 
 
-@pytest.mark.skipif(not CAPTURES, reason="KDSRV_CAPTURES names no folder with newmeta-kek.pcap in it")
+@pytest.mark.skipif(not CAPTURES.is_dir(), reason="the captures are not beside this checkout")
 def test_the_offers_of_a_real_windows() -> None:
     key = NetKey.parse("1.2.3.4")
     seal = Seal(key.control, key.mac)
-    frames = list(frames_of(Path(str(CAPTURES)) / "newmeta-kek.pcap"))
+    frames = list(frames_of(CAPTURES / "newmeta-kek.pcap"))
     control = [frame for frame in frames if channel_of(frame) == Channel.CONTROL]
     data = [frame for frame in frames if channel_of(frame) == Channel.DATA]
     assert (len(control), len(control) + len(data), len(frames)) == (10, 704, 704)

@@ -37,6 +37,14 @@ def test_a_daemon_does_not_make_a_password_that_nobody_sees(tmp_path: Path) -> N
     assert "say --password-file, --users or --no-password" in ended.text + (tmp_path / "log").read_text()
 
 
+def test_a_made_password_does_not_go_into_a_log_file(tmp_path: Path) -> None:
+    command = f"{shlex.join(TWIST)} --listen {LOCAL} >{tmp_path / 'log'} 2>&1"
+    assert run_program(("sh", "-c", command)).status == 1
+    log = (tmp_path / "log").read_text()
+    assert "say --password-file, --users or --no-password, or start the server at a terminal" in log
+    assert "made for this run" not in log
+
+
 def test_users_of_a_file(tmp_path: Path) -> None:
     lines = []
     for name, password in (("kim", "pencil"), ("tom", "paper")):

@@ -136,9 +136,11 @@ def test_no_password_opens_it() -> None:
 
 
 def test_a_password_that_was_made_is_shown_with_commands(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    reading, writing = os.pipe()
+    said, stream = open(reading), open(writing, "w")
+    monkeypatch.setattr(sys, "__stderr__", stream)
     options = parsed("--listen", "tcp:0:interface=127.0.0.1", "--listen", "tcp:0", *PENCIL[:1], "tcp:port=40000:60000")
     service = makeService(options)
     assert isinstance(service, KdsrvService)
@@ -146,8 +148,10 @@ def test_a_password_that_was_made_is_shown_with_commands(
     try:
         made = options.entry_keys.made
         ports = [port.getHost().port for port in service.ports]
-        first, *commands, last = capfd.readouterr().err.splitlines()
+        stream.close()
+        first, *commands, last = said.read().splitlines()
     finally:
+        said.close()
         for port in service.ports:
             port.connectionLost(None)
     assert first == f"kdsrv: no password was given, so one was made for this run: {made}"
@@ -190,16 +194,26 @@ def test_a_password_that_nobody_would_see_is_not_made(monkeypatch: pytest.Monkey
             initiator.stopService()
 
 
-def test_a_password_is_not_left_in_the_journal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """systemd names the journal's end of stderr by its device and inode."""
-    with open(tmp_path / "journal", "w+") as journal:
-        found = os.fstat(journal.fileno())
+def test_a_password_is_not_left_in_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd names the journal's end of stderr by its device and inode. Any other program that reads may have it."""
+    reading, writing = os.pipe()
+    with open(reading) as said, open(writing, "w") as journal:
+        found = os.fstat(writing)
         monkeypatch.setattr(sys, "__stderr__", journal)
         with pytest.raises(SetupError, match="would stay in the journal; say --password-file"):
             show_password("made", [], {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
         show_password("made", ["type this"], {"JOURNAL_STREAM": f"{found.st_dev}:1"})
-        journal.seek(0)
-        assert journal.read().splitlines()[1:-1] == ["    type this"]
+        journal.close()
+        assert said.read().splitlines()[1:-1] == ["    type this"]
+
+
+def test_a_password_is_not_left_in_a_log_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with open(tmp_path / "nohup.log", "w+") as log:
+        monkeypatch.setattr(sys, "__stderr__", log)
+        with pytest.raises(SetupError, match="would stay in a log file; say --password-file, .* at a terminal"):
+            show_password("made", ["type this"], {})
+        log.seek(0)
+        assert log.read() == ""
 
 
 WRONG: dict[tuple[str, ...], tuple[str, ...]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,8 +38,9 @@ def login_options(book: UserBook | None) -> str:
 
 
 def show_password(password: str, commands: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Write it to where the process was started from. SetupError, a sentence, if nobody would see it there, or if that
-    is systemd's journal, of which ``environ`` tells: it keeps what it gets, and shows it to others.
+    """Write it to where the process was started from: a terminal, or a pipe or socket, at whose other end is a program
+    that reads it. SetupError, a sentence, if nobody would see it there, or if it would stay: a file is a log, and
+    systemd's journal, of which ``environ`` tells, keeps what it gets and shows it to others.
 
     Python's own stderr, as Twisted's replacement leads to the log.
     """
@@ -50,6 +52,8 @@ def show_password(password: str, commands: Sequence[str], environ: Mapping[str, 
             raise _refusal("be seen by nobody")
         if environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}":
             raise _refusal("stay in the journal")
+        if stat.S_ISREG(found.st_mode):
+            raise _refusal("stay in a log file")
         stream.write(f"{text}\n")
         stream.flush()
     except (OSError, ValueError) as error:
@@ -58,5 +62,6 @@ def show_password(password: str, commands: Sequence[str], environ: Mapping[str, 
 
 def _refusal(fate: str) -> SetupError:
     return SetupError(
-        why=f"no password was given, and one that is made would {fate}; say --password-file, --users or --no-password"
+        why=f"no password was given, and one that is made would {fate}; say --password-file, --users or --no-password, "
+        "or start the server at a terminal"
     )

@@ -96,6 +96,7 @@ RULES: Final[tuple[tuple[str, Ends | Stays | Elsewhere], ...]] = (
     (r"kdsrv doctor ", Ends()),
     (r"kdsrv replay ", Stays("target", r"Ctrl-C ends it")),
     (r"tshark ", Elsewhere("needs a recording", "test_record_end_to_end.py", "test_tshark_opens_a_recorded_session")),
+    (r"(touch|chmod) ", Ends()),
     (r"kdsrv password ", Ends(keys="PASSWORD\n")),
     (r"kdsrv key ", Ends()),
     (r"kdsrv sim ", Stays("machine", r"Ctrl-C ends it")),

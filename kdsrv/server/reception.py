@@ -92,7 +92,8 @@ class Reception:
             return
         assert self._login is not None
         self.client = self._login.user
-        self._log.info("{peer} has logged in as '{name}'", peer=self._peer, name=self.name)
+        who = f" as '{self.name}'" if self.name else ""
+        self._log.info("{peer} has logged in{who}", peer=self._peer, who=who)
         self._say(Welcome(proof))
 
     def close(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from server_callers import Caller, ServerInMemory
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from kdsrv.errors import LinkLost
@@ -35,6 +38,15 @@ from kdsrv.wire.messages import (
 
 LEAVING = 1.2
 RUNNING = "sim:state=running"
+
+
+@contextmanager
+def log() -> Iterator[list[str]]:
+    """What is in the server's log when this ends."""
+    lines: list[str] = []
+    with capturedLogs() as events:
+        yield lines
+    lines += [formatEvent(event) for event in events]
 
 
 def read(offset: int) -> Packet:
@@ -115,6 +127,33 @@ class AttachmentCase(SynchronousTestCase):
         (failure,) = caller.hear(Failure)
         assert isinstance(failure, Failure)
         return failure
+
+
+class LogTests(AttachmentCase):
+    """How each wait ends is in the server's log."""
+
+    def test_that_nobody_came_back(self) -> None:
+        with log() as lines:
+            Lasting(self.server).caller.leave()
+            self.server.wait(LINGER + 1)
+        assert lines[-1] == "sim: is free again: its client did not come back in 60 s"
+
+    def test_that_somebody_else_has_the_target(self) -> None:
+        Lasting(self.server).caller.leave()
+        with log() as lines:
+            Lasting(self.server, client="lee@sofa", host="192.0.2.8", take=Take.ASK)
+        assert "kim@desk is not waited for any more: sim: was taken over by lee@sofa from 192.0.2.8:4000" in lines
+
+    def test_that_a_target_was_given_away(self) -> None:
+        Lasting(self.server)
+        Lasting(self.server, client="lee@sofa", host="192.0.2.8", take=Take.ASK)
+        releasing = self.server.call()
+        releasing.say(ClientHello("a test"))
+        releasing.hear()
+        with log() as lines:
+            releasing.say(Release("sim:"))
+        assert "192.0.2.7:4000 has given sim: to lee@sofa" in lines
+        assert "192.0.2.7:4000: sim: was taken over by lee@sofa from 192.0.2.8:4000" in lines
 
 
 class ComingBackTests(AttachmentCase):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from kdsrv.alarm import Alarm
 from kdsrv.auth.passwords import RandomBytes
@@ -72,6 +73,7 @@ class Attachment:
     ``linger`` seconds."""
 
     yields = False
+    _log = Logger()
 
     def __init__(
         self,
@@ -144,6 +146,11 @@ class Attachment:
 
     def _waited_enough(self) -> None:
         if self.over is None:
+            self._log.info(
+                "{target} is free again: its client did not come back in {seconds:.0f} s",
+                target=self.session.name,
+                seconds=self.linger,
+            )
             self._finish(UnknownSession(why=f"the server did not wait longer than {self.linger:.0f} s"))
             self._directory.close(self.session)
         self._forget()
@@ -166,6 +173,10 @@ class Attachment:
             if self.token is not None:
                 # the connection may be dead already; then the client comes by another one, and asks
                 self._wait.set(self._clock.seconds() + self.linger)
+        else:
+            self._log.info(
+                "{holder} is not waited for any more: {error}", holder=self._applicant.holder, error=str(reason)
+            )
 
     # As the tenant
 

@@ -100,7 +100,9 @@ class Errands:
     def release(self, request: Release, client: User) -> None:
         """Give the client's target to who has asked for it."""
         spec = None if request.trans is None else parse_kd_string(request.trans)
-        self._say(Released(*self._factory.directory.release(spec, client, self._host)))
+        target, to = self._factory.directory.release(spec, client, self._host)
+        self._log.info("{peer} has given {target} to {to}", peer=self._peer, target=target, to=to)
+        self._say(Released(target, to))
 
     def watch(self, request: Watch, client: User, delivery: Delivery) -> None:
         """Let the client look on at a target, as long as it is there."""

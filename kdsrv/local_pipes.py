@@ -36,6 +36,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kdsrv.errors import SetupError
+from kdsrv.listen_failures import why_not
 
 __all__ = ["MAX_PATH", "LocalPipe", "local_pipe_client", "peer_uid", "pipe_directory", "pipe_name"]
 
@@ -108,7 +109,7 @@ class LocalPipe:
                 _replace_stale(path, name)
                 port: IListeningPort = self._reactor.listenUNIX(str(path), _Doorkeeper(factory), mode=0o600)
         except CannotListenError as error:
-            raise SetupError(why=f"cannot listen on pipe {name}: {error.socketError}") from None
+            raise SetupError(why=f"cannot listen on pipe {name}: {why_not(error)}") from None
         except OSError as error:
             raise SetupError(why=f"cannot listen on pipe {name} in {self._directory}: {error.strerror}") from None
         return port

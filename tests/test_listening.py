@@ -77,7 +77,7 @@ WRONG = {
     "ssl:0:sslmethod=SSLv23_METHOD": "TLS 1.3 is all that is spoken",
     "tls:/pems": "this TLS is not kdsrv's",
     "haproxy:ssl:0": "this TLS is not kdsrv's",
-    "unix:": "names no path",
+    "unix:": "names no address",
     "unix:mode=600": "not a Twisted endpoint",
     "unix:/tmp/x:mode=rw": "not a Twisted endpoint",
 }

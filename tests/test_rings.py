@@ -42,6 +42,7 @@ RINGS = {
     "kdsrv.kd": PURE,
     "kdsrv.kdnet": PURE,
     "kdsrv.link_driver": TWISTED,
+    "kdsrv.listen_failures": TWISTED,
     "kdsrv.local_pipes": TWISTED,
     "kdsrv.policy": PURE,
     "kdsrv.policy.places": TWISTED,

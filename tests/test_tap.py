@@ -139,7 +139,7 @@ def test_a_password_that_was_made_is_shown_with_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reading, writing = os.pipe()
-    said, stream = open(reading), open(writing, "w")
+    said, stream = os.fdopen(reading), os.fdopen(writing, "w")
     monkeypatch.setattr(sys, "__stderr__", stream)
     options = parsed("--listen", "tcp:0:interface=127.0.0.1", "--listen", "tcp:0", *PENCIL[:1], "tcp:port=40000:60000")
     service = makeService(options)
@@ -210,7 +210,7 @@ def test_a_password_is_not_left_in_the_journal(monkeypatch: pytest.MonkeyPatch) 
 def test_a_password_is_not_left_in_a_log_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with open(tmp_path / "nohup.log", "w+") as log:
         monkeypatch.setattr(sys, "__stderr__", log)
-        with pytest.raises(SetupError, match="would stay in a log file; say --password-file, .* at a terminal"):
+        with pytest.raises(SetupError, match=r"would stay in a log file; say --password-file, .* at a terminal"):
             show_password("made", ["type this"], {})
         log.seek(0)
         assert log.read() == ""
@@ -224,6 +224,19 @@ WRONG: dict[tuple[str, ...], tuple[str, ...]] = {
     ("--no-password=yes", "--listen", "tcp:0"): ("--no-password",),
     ("--listen", "tcp:0", "tcp:1"): ("'tcp:1'", "belongs to no option"),
     ("--listen", "tcp:http"): ("--listen", "'tcp:http'", "tcp:1234", "unix:"),
+    ("--listen", "tcp:"): ("'tcp:'", "it names no port", "tcp:1234"),
+    ("--listen", "tcp::interface=::1"): ("it names no port",),
+    ("--listen", "tcp:1300:lingr=3"): (
+        "lingr= is no part of it; these are: port, interface, backlog, linger, password",
+    ),
+    ("--listen", "tcp:1300:::1:5:6"): ("has no name before it",),
+    ("--listen", "tcp:1300:backlog=many"): ("the backlog is a number, not 'many'",),
+    ("--listen", "unix:"): ("it names no address",),
+    ("--listen", "unix:/tmp/x:mode=rw"): ("the mode is an octal number such as 600, not 'rw'",),
+    ("--connect", "tcp:desk"): ("it names no port", "tcp:desk:5000"),
+    ("--connect", "tcp:"): ("it names no host", "tcp:desk:5000"),
+    ("--connect", "tcp:desk:5000:linge=3"): ("linge= is no part of it",),
+    ("--connect", "unix:"): ("it names no path",),
     ("--listen", "tcp:99999"): ("--listen", "'tcp:99999'", "0 to 65535"),
     ("--listen", "carrier:pigeon"): ("--listen", "'carrier'", "tcp:1234"),
     ("--listen", ""): ("--listen", "tcp:1234"),

@@ -21,6 +21,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from kdsrv.errors import SetupError
+from kdsrv.listen_failures import why_not
 from kdsrv.transports.fifo import fifo_names
 from kdsrv.transports.simulated import LiveLine
 
@@ -75,7 +76,7 @@ def offer_unix(reactor: Any, live: LiveLine, path: str) -> tuple[str, Callable[[
     try:
         port = reactor.listenUNIX(path, _DebuggerFactory(live), mode=0o600, wantPID=True)
     except CannotListenError as error:
-        raise SetupError(why=f"cannot listen on {path}: {error.socketError}") from error
+        raise SetupError(why=f"cannot listen on {path}: {why_not(error)}") from error
     except OSError as error:
         raise SetupError(why=f"cannot listen on {path}: {error.strerror}") from error
     return f"unix socket {path}", port.stopListening
@@ -86,7 +87,7 @@ def offer_tcp(reactor: Any, live: LiveLine, host: str, port: int) -> tuple[str, 
     try:
         listening = reactor.listenTCP(port, _DebuggerFactory(live), interface=host)
     except CannotListenError as error:
-        raise SetupError(why=f"cannot listen on {host}:{port}: {error.socketError}") from error
+        raise SetupError(why=f"cannot listen on {host}:{port}: {why_not(error)}") from error
     address = listening.getHost()
     return f"tcp {address.host}:{address.port}", listening.stopListening
 

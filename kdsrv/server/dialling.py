@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from kdsrv.connection_strings import SslServerSpec, TcpServerSpec
 from kdsrv.connection_strings.remoting import ServerSpec
-from kdsrv.server.endpoint_strings import fields, parsed
+from kdsrv.server.endpoint_strings import Kind, fields, parsed
 from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
 from kdsrv.tls.endpoints import tls_client_endpoint
 from kdsrv.tls.settings import ServerCertificates
@@ -23,6 +23,11 @@ __all__ = ["Destination", "destination_of_spec", "destination_of_string", "is_re
 
 _DIAL_LIMIT: Final = 15
 _EXAMPLE: Final = "write for instance tcp:desk:5000"
+_KINDS: Final = {
+    "tcp": Kind(("host", "port"), ("timeout", "bindAddress", "linger", "password"), 2),
+    "unix": Kind(("path",), ("timeout", "lockfile", "linger", "password"), 1),
+}
+"""With what kdsrv adds to Twisted's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +52,10 @@ def destination_of_string(reactor: Any, text: str, *, certificates: ServerCertif
     if ssl is None:
         refuse_other_tls(text)
     inner = text if ssl is None else ssl.tcp
-    places, names = fields(inner)
-    endpoint = parsed(clientFromString, reactor, inner, first_port=1, example=_EXAMPLE)
+    endpoint = parsed(clientFromString, reactor, inner, kinds=_KINDS, first_port=1, example=_EXAMPLE)
     if ssl is not None:
         endpoint = tls_client_endpoint(reactor, endpoint, ssl.server_tls(certificates))
+    places, names = fields(inner)
     kind = inner.partition(":")[0].lower()
     if kind == "unix":
         return Destination(endpoint, names.get("path") or places[0])

@@ -20,7 +20,7 @@ from kdsrv.connection_strings.remoting import ComServerSpec, NpipeServerSpec, Se
 from kdsrv.errors import SetupError
 from kdsrv.first_free_port import FirstFreePort
 from kdsrv.local_pipes import LocalPipe, pipe_directory
-from kdsrv.server.endpoint_strings import fields, parsed
+from kdsrv.server.endpoint_strings import Kind, fields, parsed
 from kdsrv.tls.endpoint_strings import refuse_other_tls, split_ssl_string
 from kdsrv.tls.endpoints import tls_server_endpoint
 from kdsrv.tls.settings import ServerCertificates
@@ -29,6 +29,11 @@ __all__ = ["endpoint_of_spec", "endpoint_of_string", "is_private"]
 
 _OWNER_ALONE: Final = "600"
 _EXAMPLE: Final = "write for instance tcp:1234 or unix:/run/kdsrv.sock"
+_KINDS: Final = {
+    "tcp": Kind(("port",), ("interface", "backlog", "linger", "password"), 3),
+    "unix": Kind(("address",), ("mode", "backlog", "lockfile", "linger", "password"), 4),
+}
+"""With what kdsrv adds to Twisted's."""
 
 
 def endpoint_of_string(
@@ -84,12 +89,12 @@ def is_private(text: str) -> bool:
 
 
 def _parsed(reactor: Any, text: str) -> IStreamServerEndpoint:
-    endpoint: IStreamServerEndpoint = parsed(serverFromString, reactor, text, first_port=0, example=_EXAMPLE)
+    endpoint: IStreamServerEndpoint = parsed(
+        serverFromString, reactor, text, kinds=_KINDS, first_port=0, example=_EXAMPLE
+    )
     return endpoint
 
 
 def _with_mode(text: str) -> str:
-    """A unix socket's string with its mode; SetupError if it names no path."""
-    if not text.partition(":")[2].removeprefix("address=").partition(":")[0]:
-        raise SetupError(why=f"'{text}' names no path; {_EXAMPLE}")
+    """A unix socket's string with its mode."""
     return text if "mode" in fields(text)[1] else f"{text}:mode={_OWNER_ALONE}"

@@ -18,6 +18,7 @@ from kdsrv.auth.door import Door
 from kdsrv.auth.users import UserBook
 from kdsrv.connection_strings import BridgeSpec
 from kdsrv.errors import SetupError
+from kdsrv.listen_failures import why_not
 from kdsrv.policy.policy import Policy
 from kdsrv.server.answers import Answers
 from kdsrv.server.bridges import BridgeService
@@ -169,11 +170,8 @@ class _ListenerService(Service):
 def _reason(error: BaseException | None) -> str:
     """Where it failed and why, for people."""
     if isinstance(error, CannotListenError):
-        what = getattr(error.socketError, "strerror", None) or str(error.socketError)
         where = error.port if error.interface in ("", None) else f"{error.interface}:{error.port}"
-        if what == "Cannot acquire lock":
-            what = "another process listens there"
-        return f"{_text(where)}: {what}"
+        return f"{_text(where)}: {why_not(error)}"
     if isinstance(error, OSError) and error.strerror:
         where = error.filename2 or error.filename
         return f"{_text(where).removesuffix('.lock')}: {error.strerror}" if where else error.strerror

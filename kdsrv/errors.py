@@ -17,6 +17,7 @@ __all__ = [
     "SetupError",
     "TargetError",
     "TargetHeld",
+    "WrongOption",
 ]
 
 
@@ -57,6 +58,10 @@ class SetupError(KdsrvError):
     """{why}"""
 
     code = "setup"
+
+
+class WrongOption(SetupError):
+    """{why}"""
 
 
 class PeerError(KdsrvError):

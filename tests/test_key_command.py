@@ -36,6 +36,20 @@ def test_a_key_is_made_and_goes_to_both_ends(monkeypatch: pytest.MonkeyPatch, ca
     assert keys[0] != keys[1]
 
 
+def test_a_key_without_a_host(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert run(monkeypatch, "") == 0
+    text = capsys.readouterr().out
+    spec = parse_kd_string(re.search(r"trans=@\{(.*)\}", text)[1])  # type: ignore[index]
+    assert isinstance(spec, NetSpec)
+    assert f"bcdedit /dbgsettings net hostip:ADDRESS port:50000 key:{spec.key}\n" in text
+    assert text.endswith("--host 192.0.2.10 puts it in\n")
+
+
+def test_a_key_alone(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    assert run(monkeypatch, "", "--only-key", "--host", "192.0.2.10") == 0
+    assert NetKey.parse(capsys.readouterr().out.removesuffix("\n")).weakness is None
+
+
 def test_a_key_is_judged(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     assert run(monkeypatch, f"{GOOD}\n", "--check") == 0
     assert capsys.readouterr().out == "this is a good key\n"
@@ -52,7 +66,6 @@ def test_a_key_is_judged(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> N
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        ([], 1, "kdsrv: say at which address the target reaches the server: kdsrv key --host 192.0.2.10"),
         (["--host", "lab"], 2, "a target is told an IPv4 address, such as 192.0.2.10"),
         (["--host", "::1"], 2, "a target is told an IPv4 address, such as 192.0.2.10"),
         (["--host", "192.0.2.10", "--port", "5364"], 2, "Windows takes ports 49152 to 65535"),

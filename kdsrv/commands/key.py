@@ -25,9 +25,11 @@ on the target, as administrator; kdnet.exe picks the network card, the last line
   kdnet.exe {host} {port}
   bcdedit /debug on
   bcdedit /dbgsettings net hostip:{host} port:{port} key:{key}
-for clients of the server on {host}:
+for clients of the server there:
   trans=@{{{spec}}}
 """
+_ANY_HOST: Final = "ADDRESS"
+_HINT: Final = "ADDRESS is the IPv4 address at which the target reaches the server; --host 192.0.2.10 puts it in\n"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "on the terminal, or is the first line of standard input, and never part of the command line."
     )
     parser.add_argument(
-        "--host", metavar="ADDRESS", type=_address, help="the IPv4 address at which the target reaches the server"
+        "--host",
+        metavar="ADDRESS",
+        type=_address,
+        help="the IPv4 address at which the target reaches the server; shown as ADDRESS if not given",
     )
     parser.add_argument(
         "--port", metavar="PORT", type=_port, default=50000, help="UDP port, 49152 to 65535 (default: 50000)"
     )
+    parser.add_argument("--only-key", action="store_true", help="print the key and nothing else, for scripts")
     parser.add_argument("--check", action="store_true", help="make no key, but judge one")
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
@@ -53,11 +59,14 @@ def run(reactor: Any, options: argparse.Namespace) -> int:
         raise SetupError(why="a key in a command line is seen by others; write kdsrv key --check, which asks for it")
     if options.check:
         return _check()
-    if options.host is None:
-        raise SetupError(why="say at which address the target reaches the server: kdsrv key --host 192.0.2.10")
     key = make_key(secrets.token_bytes)
+    if options.only_key:
+        sys.stdout.write(f"{key}\n")
+        return 0
     spec = NetSpec(options.port, key).to_string()
-    sys.stdout.write(_SHOWN.format(host=options.host, port=options.port, key=key, spec=spec))
+    sys.stdout.write(_SHOWN.format(host=options.host or _ANY_HOST, port=options.port, key=key, spec=spec))
+    if options.host is None:
+        sys.stdout.write(_HINT)
     return 0
 
 
@@ -70,7 +79,7 @@ def _check() -> int:
     if weakness is None:
         sys.stdout.write("this is a good key\n")
         return 0
-    sys.stdout.write(f"this key is easily guessed: {weakness}; make another one: kdsrv key --host ADDRESS\n")
+    sys.stdout.write(f"this key is easily guessed: {weakness}; make another one: kdsrv key\n")
     return 1
 
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Final
 
 from kdsrv.connection_strings import NetSpec
-from kdsrv.errors import SetupError
+from kdsrv.errors import WrongOption
 from kdsrv.kdnet.control import Address
 from kdsrv.kdnet.keys import NetKey, make_key
 from kdsrv.kdnet.target import NetTarget
@@ -23,6 +23,8 @@ from kdsrv.transports.simulated_net import LiveNetTarget
 
 __all__ = ["add_net_options", "net_address", "offer_net", "refuse_net_options"]
 
+_VERSIONS: Final = ("2", "4", "5")
+_OF_HOST: Final = "ADDRESS:PORT of the host that debugs"
 _ONLY_NET: Final = {"key": "--key", "net_version": "--net-version", "sender": "--from", "offer_every": "--offer-every"}
 
 
@@ -34,7 +36,7 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
     net.add_argument(
         "--net-version",
         metavar="N",
-        type=int,
+        type=_version,
         help="of KDNET: 5, as Windows 10 and 11 have it (the default), 4 or 2; since 5 replies are smaller",
     )
     net.add_argument(
@@ -51,12 +53,12 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_net_options(options: argparse.Namespace) -> None:
-    """Raises `SetupError` if one of the options is there without ``--net``."""
+    """Raises `WrongOption` if one of the options is there without ``--net``."""
     given = [name for place, name in _ONLY_NET.items() if getattr(options, place) is not None]
     if options.reorder:
         given.append("--reorder")
     if given:
-        raise SetupError(why=f"{given[0]} goes with --net only")
+        raise WrongOption(why=f"{given[0]} goes with --net only")
 
 
 def offer_net(reactor: Any, options: argparse.Namespace, sim_options: SimOptions) -> tuple[LiveNetTarget, str, str]:
@@ -91,16 +93,22 @@ def offer_net(reactor: Any, options: argparse.Namespace, sim_options: SimOptions
 
 def net_address(text: str) -> Address:
     """``ADDRESS:PORT`` or ``[ADDRESS]:PORT``, an IP address and a port above 0."""
-    address = _sender(text)
-    if not all(address):
-        raise argparse.ArgumentTypeError(f"{text} is not ADDRESS:PORT of the host that debugs")
-    return address
+    host, port = _sender(text, _OF_HOST)
+    if not host or not port:
+        raise argparse.ArgumentTypeError(f"{text} is not {_OF_HOST}")
+    return host, port
 
 
-def _sender(text: str) -> Address:
+def _version(text: str) -> int:
+    if text not in _VERSIONS:
+        raise argparse.ArgumentTypeError(f"targets have version {', '.join(_VERSIONS[:-1])} or {_VERSIONS[-1]}")
+    return int(text)
+
+
+def _sender(text: str, shape: str = "[ADDRESS:]PORT") -> Address:
     host, _, port = text.rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > 0xFFFF:
-        raise argparse.ArgumentTypeError(f"{text} is not [ADDRESS:]PORT")
+        raise argparse.ArgumentTypeError(f"{text} is not {shape}")
     if not host:
         return "", int(port)
     try:

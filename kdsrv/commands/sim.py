@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from math import inf, nan
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from kdsrv.commands.machine_place import add_places, kd_string, offer
 from kdsrv.commands.net_end import add_net_options, net_address, offer_net, refuse_net_options
-from kdsrv.errors import SetupError
+from kdsrv.errors import SetupError, WrongOption
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.options import STATES, SimOptions
 from kdsrv.sim.target import SimulatedTarget
@@ -27,7 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     place = parser.add_mutually_exclusive_group(required=True)
     add_places(place)
     place.add_argument(
-        "--net", metavar="HOST:PORT", type=net_address, help="on the network (KDNET), for who listens on this UDP port"
+        "--net",
+        metavar="ADDRESS:PORT",
+        type=net_address,
+        help="on the network (KDNET), for who listens on this UDP port",
     )
     target = parser.add_argument_group("the target")
     target.add_argument("--state", choices=STATES, default="halted", help="how it is found (default: halted)")
@@ -35,11 +39,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--read-cap", metavar="BYTES", type=int, default=3944, help="the most data in one reply; radare2 needs 1992"
     )
-    target.add_argument("--print-every", metavar="SECONDS", type=float, default=0.0, help="print a line so often")
     target.add_argument(
-        "--stop-after", metavar="SECONDS", type=float, help="stop by itself once, so long after the start"
+        "--print-every",
+        metavar="SECONDS",
+        type=_seconds,
+        default=0.0,
+        help="print a line so often while it runs; if nobody acknowledges a line in 20 tries, no more until a break-in",
     )
-    target.add_argument("--reboot-after", metavar="SECONDS", type=float, help="lose its power once, so long after it")
+    target.add_argument(
+        "--stop-after", metavar="SECONDS", type=_seconds, help="stop by itself once, so long after the start"
+    )
+    target.add_argument(
+        "--reboot-after", metavar="SECONDS", type=_seconds, help="lose its power once, so long after it"
+    )
     add_net_options(parser)
     line = parser.add_argument_group("faults of the line")
     for name in ("loss", "damage", "duplicate"):
@@ -57,10 +69,10 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
         prepare = _offer_line if options.net is None else _offer_net
         live, where, trans, end = prepare(reactor, options, sim_options)
     except ValueError as error:
-        raise SetupError(why=str(error)) from error
+        raise WrongOption(why=str(error)) from None
     for delay, act in ((options.stop_after, live.target.stop), (options.reboot_after, live.target.power_cycle)):
         if delay is not None:
-            reactor.callLater(max(0.0, delay), _act, reactor, live, act)
+            reactor.callLater(delay, _act, reactor, live, act)
     sys.stdout.write(f"simulated target ({options.state}) at {where}; Ctrl-C ends it\n")
     server = "this host" if options.net is None else options.net[0]
     sys.stdout.write(f"a server on {server} reaches it as trans=@{{{trans}}}\n")
@@ -76,6 +88,16 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
     return done
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = nan
+    if not 0 <= seconds < inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
+    return seconds
+
+
 class _Offered(NamedTuple):
     """The target, where it is, the kd-string by which a server opens it, and how to end it."""
 
@@ -87,7 +109,7 @@ class _Offered(NamedTuple):
 
 def _offer_net(reactor: Any, options: argparse.Namespace, sim_options: SimOptions) -> _Offered:
     if options.baud:
-        raise SetupError(why="--baud goes with a serial line, and --net is none")
+        raise WrongOption(why="--baud goes with a serial line, and --net is none")
     live, where, trans = offer_net(reactor, options, sim_options)
     return _Offered(live, where, trans, live.stop)
 

@@ -138,6 +138,22 @@ def test_several_files_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [line[38:] for line in shown(capsys, *paths, "--only", "prints")] == ["a line that goes on"]
 
 
+def test_a_directory_stands_for_its_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, text in (("b", "two\n"), ("a", "one\n")):
+        script = Script()
+        script.says(printed(text))
+        script.save(tmp_path / f"{name}.pcapng")
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    assert [line.rpartition(" ")[2] for line in shown(capsys, tmp_path, "--only", "prints")] == ["one", "two"]
+    with pytest.raises(SetupError, match="--follow goes on with one recording"):
+        shown(capsys, tmp_path, "--follow")
+    with pytest.raises(RecordingError, match=rf"a\.jsonl: .* give the recording, {tmp_path}/a\.pcapng"):
+        shown(capsys, tmp_path / "a.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RecordingError, match=r"empty: there is no recording \(\*\.pcapng\) in this directory"):
+        shown(capsys, tmp_path / "empty")
+
+
 def test_a_line_without_an_end_is_told_in_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = Script()
     script.says(*[printed("x" * 3000)] * 100)

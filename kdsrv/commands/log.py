@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from kdsrv.errors import SetupError
 from kdsrv.recorder.entries import Entry
 from kdsrv.recorder.log_lines import LogLine, Topic, log_lines
-from kdsrv.recorder.reading import read_recording
+from kdsrv.recorder.reading import find_recordings, read_recording
 
 __all__ = ["configure", "run"]
 
@@ -32,7 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Print recordings that a server made with --record: what the target printed, in whole lines; modules, stops, "
         "bugchecks; who held it. Times are those of this machine's zone."
     )
-    parser.add_argument("file", metavar="FILE", nargs="+", type=Path, help="a recording (.pcapng), or several in order")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="a recording (.pcapng), several in order, or a directory: all that are in it",
+    )
     parser.add_argument(
         "--only",
         metavar="TOPIC",
@@ -47,12 +53,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(_: object, options: argparse.Namespace) -> int:
     """Print all of it; gives the exit status. Raises RecordingError at the place from which on it is no recording."""
-    if options.follow and len(options.file) > 1:
+    files = find_recordings(options.file)
+    if options.follow and len(files) > 1:
         raise SetupError(why="--follow goes on with one recording; name one file")
     topics = frozenset(map(Topic, options.only)) if options.only else frozenset(Topic) if options.all else _USUAL
     shown = _as_json if options.json else _as_text
     try:
-        for line in log_lines(_entries(options), topics):
+        for line in log_lines(_entries(files, follow=options.follow), topics):
             sys.stdout.write(shown(line))
             if options.follow:
                 sys.stdout.flush()
@@ -66,9 +73,9 @@ def run(_: object, options: argparse.Namespace) -> int:
     return 0
 
 
-def _entries(options: argparse.Namespace) -> Iterator[Entry]:
-    for path in options.file:
-        yield from read_recording(path, _grows if options.follow else None)
+def _entries(files: Sequence[Path], *, follow: bool) -> Iterator[Entry]:
+    for path in files:
+        yield from read_recording(path, _grows if follow else None)
 
 
 def _grows(file: BinaryIO) -> bool:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from kdsrv.commands.machine_place import add_places, kd_string, offer
 from kdsrv.errors import SetupError
-from kdsrv.recorder.reading import RecordingError, read_recording
+from kdsrv.recorder.reading import RecordingError, find_recordings, read_recording
 from kdsrv.recorder.replay import ReplayedTarget
 from kdsrv.recorder.timeline import Timeline
 from kdsrv.sessions.decoded import printable
@@ -26,7 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Play a recording back until Ctrl-C: a target that a debugger finds as the recorded one was, and that answers "
         "what was asked then. What was never asked it refuses."
     )
-    parser.add_argument("file", metavar="FILE", nargs="+", type=Path, help="a recording (.pcapng), or several in order")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="+",
+        type=Path,
+        help="a recording (.pcapng), several in order, or a directory: all that are in it",
+    )
     add_places(parser.add_mutually_exclusive_group(required=True))
 
 
@@ -35,7 +41,7 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
 
     Raises `RecordingError` or `SetupError`.
     """
-    timeline = Timeline(entry for path in options.file for entry in read_recording(path))
+    timeline = Timeline(entry for path in find_recordings(options.file) for entry in read_recording(path))
     stops = len(timeline.scenes) - 1
     if not stops and not timeline.scenes[0].said:
         raise RecordingError(file=options.file[0], why="the target says nothing in it, so there is nothing to play")

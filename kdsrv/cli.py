@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.python.failure import Failure
+from typing_extensions import override
 
 from kdsrv import __version__
 from kdsrv.commands import connect, demo, doctor, end, firewire, key, log, password, release, replay, sim, watch
 from kdsrv.commands import list as list_command
 from kdsrv.commands.string_option import complaint
-from kdsrv.errors import KdsrvError
+from kdsrv.errors import KdsrvError, WrongOption
 from kdsrv.process_title import hide_secrets
 
 __all__ = ["main"]
@@ -67,8 +68,16 @@ def _spelled(arguments: Sequence[str]) -> list[str]:
     return list(arguments)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose complaints are a sentence, not behind lines of usage."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kdsrv",
         description="Kernel debugging over the network. The server is started by: twist kdsrv --listen tcp:1234",
     )
@@ -134,7 +143,7 @@ def _status(result: int | Failure, *, as_json: bool) -> int:
     with suppress(OSError):  # nobody reads it any more
         stream.write(text)
         stream.flush()
-    return 1
+    return 2 if result.check(WrongOption) else 1
 
 
 if __name__ == "__main__":

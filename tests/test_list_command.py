@@ -82,6 +82,19 @@ def test_a_table() -> None:
     assert len(lines) == 9
 
 
+def test_targets_on_the_network_are_told_from_each_other() -> None:
+    entry = {
+        **ENTRY,
+        "target": "net:port=50000,key=*",
+        "description": "KDNET on UDP port 50000, target 192.0.2.9:50000",
+    }
+    shown = "net:port=50000,key=* (KDNET on UDP port 50000, target 192.0.2.9:50000)  kim@desk"
+    assert shown in as_table(Listing(SERVER, [], [entry]))
+    assert "KDNET" not in as_table(Listing(SERVER, [], [{**ENTRY, "description": entry["description"]}]))
+    with pytest.raises(PeerError):
+        as_table(Listing(SERVER, [], [{**entry, "description": 5}]))
+
+
 def test_nothing_to_show() -> None:
     text = as_table(Listing({**SERVER, "user": "kim", "left_out": 3}, [], []))
     assert text.splitlines() == [

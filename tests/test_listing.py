@@ -35,6 +35,7 @@ class Session:
     run_state: RunState = RunState.RUNNING
     status: Status = field(default_factory=Running)
     read_only: bool = False
+    description: str = "/dev/ttyS0 at 9600 baud"
 
 
 def session(name: str, key: str, holder: str = "kim@desk") -> Session:
@@ -66,6 +67,7 @@ def test_everything_there_is_to_tell() -> None:
         {"name": "rack3", "state": "free"},
     ]
     assert [entry["target"] for entry in told.sessions] == ["com:port=/dev/ttyS0,baud=9600", "target:name=rack2"]
+    assert told.sessions[1]["description"] is None, "it is published, and goes by its name"
     counters = told.sessions[0].pop("counters")
     assert isinstance(counters, dict)
     assert {name: count for name, count in counters.items() if count} == {
@@ -76,6 +78,7 @@ def test_everything_there_is_to_tell() -> None:
     }
     assert told.sessions[0] == {
         "target": "com:port=/dev/ttyS0,baud=9600",
+        "description": "/dev/ttyS0 at 9600 baud",
         "holder": "kim@desk",
         "address": "192.0.2.7:4000",
         "absence": None,

@@ -165,13 +165,21 @@ def _session(entry: dict[str, object]) -> Sequence[str]:
     if entry.get("absence") is not None:
         status += f" ({session.text('absence')})"
     return (
-        session.text("target"),
+        _called(session, entry),
         session.text("holder"),
         session.text("address"),
         _local(session.text("since")),
         *(str(counters.integer(name)) for name in _COUNTERS),
         status,
     )
+
+
+def _called(session: Members, entry: dict[str, object]) -> str:
+    """The target. On the network that is a key that is not shown: its line tells where it calls from."""
+    target = session.text("target")
+    if not target.startswith("net:") or entry.get("description") is None:
+        return target
+    return f"{target} ({session.text('description')})"
 
 
 def _local(since: str) -> str:

@@ -42,6 +42,8 @@ class Listed(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def description(self) -> str: ...
+    @property
     def lease(self) -> Lease: ...
     @property
     def link(self) -> ListedLink: ...
@@ -118,6 +120,7 @@ def _session(session: Listed, tenant: Tenant | None, names: Mapping[str, str], n
     published = names.get(lease.target)
     return {
         "target": f"target:name={published}" if published is not None else _short(session.name),
+        "description": None if published is not None else _short(session.description),
         "holder": _short(lease.holder),
         "address": _short(lease.address),
         "since": datetime.fromtimestamp(lease.since, UTC).isoformat(timespec="seconds"),

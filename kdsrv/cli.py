@@ -41,19 +41,22 @@ _COMMANDS: Final[dict[str, tuple[ModuleType, str]]] = {
 }
 _WITHOUT_REACTOR: Final = frozenset({"key", "log", "password"})
 """Commands that read and wait, which a reactor would not let Ctrl-C end."""
+_QR: Final = ("-qr", "/qr")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for an error that has been told, 2 for a wrong option."""
     hide_secrets()
-    parser = _parser()
     words = _spelled(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(as_json="--json" in words)
+    if words and words[0].lower() in _QR:
+        parser.error(f"{words[0]} needs a host: kdsrv {words[0]} HOST")
     if words and words[0] not in _COMMANDS and ":" in words[0]:
         # argparse would show the string, with the password in it
         parser.error("a connection string needs a command before it: kdsrv connect -k '...'")
     options, unknown = parser.parse_known_args(words)
     if (wrong := complaint(options, unknown)) is not None:
-        parser.error(wrong)
+        options.parser.error(wrong)
     if options.command in _WITHOUT_REACTOR:
         return _run_without_reactor(options)
     from twisted.internet import reactor
@@ -63,29 +66,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _spelled(arguments: Sequence[str]) -> list[str]:
     r"""``-QR HOST`` (``\\HOST``), as Microsoft's debuggers spell it, is a way to say ``list``."""
-    if len(arguments) > 1 and arguments[0].lower() in ("-qr", "/qr"):
+    if len(arguments) > 1 and arguments[0].lower() in _QR and not arguments[1].startswith("-"):
         return ["list", list_command.qr_string(arguments[1]), *arguments[2:]]
     return list(arguments)
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose complaints are a sentence, not behind lines of usage."""
+    """One whose complaints are a sentence, not behind lines of usage, and JSON where everything is to be."""
+
+    as_json = False
 
     @override
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        if not self.as_json:
+            self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        with suppress(OSError):
+            sys.stdout.write(_as_json("usage", message))
+            sys.stdout.flush()
+        self.exit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, as_json: bool) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="kdsrv",
         description="Kernel debugging over the network. The server is started by: twist kdsrv --listen tcp:1234",
     )
+    parser.as_json = as_json
     parser.add_argument("--version", action="version", version=f"kdsrv {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, purpose) in _COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
-        command.set_defaults(run=module.run)
+        command.as_json = as_json
+        command.set_defaults(run=module.run, parser=command)
         module.configure(command)
     return parser
 
@@ -135,7 +147,7 @@ def _status(result: int | Failure, *, as_json: bool) -> int:
     stream = sys.stderr
     if as_json and isinstance(error := result.value, KdsrvError):
         stream = sys.stdout
-        text = json.dumps({"event": "error", "code": error.code, "message": str(error.args[0])}) + "\n"
+        text = _as_json(error.code, str(error.args[0]))
     elif result.check(KdsrvError):
         text = f"kdsrv: {result.value}\n"
     else:
@@ -144,6 +156,10 @@ def _status(result: int | Failure, *, as_json: bool) -> int:
         stream.write(text)
         stream.flush()
     return 2 if result.check(WrongOption) else 1
+
+
+def _as_json(code: str, message: str) -> str:
+    return json.dumps({"event": "error", "code": code, "message": message}) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ knows that password.
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from kdsrv.auth.passwords import Credentials, RandomBytes
-from kdsrv.auth.scram import ClientLogin
+from kdsrv.auth.scram import ClientLogin, LoginRefused
+from kdsrv.client.failures import ServerRefused
 from kdsrv.errors import KdsrvError
-from kdsrv.wire.messages import Challenge, Login, Response, ServerHello, Welcome
+from kdsrv.wire.messages import Challenge, Failure, Login, Response, ServerHello, Welcome
 
 __all__ = ["Admission", "LoginNeeded"]
+
+_NAMELESS: Final = " (no user name was given; a server with --users wants --user NAME)"
 
 
 class LoginNeeded(KdsrvError):
@@ -53,3 +57,9 @@ class Admission:
         """Check the server's proof. When this returns, we are in."""
         assert self._login is not None
         self._login.receive(welcome.data)
+
+    def refused(self, failure: Failure) -> ServerRefused:
+        """What to make of a server's error. It says nothing of why a login failed, but we know what it lacks."""
+        is_nameless = self._credentials is not None and not self._credentials.user
+        hint = _NAMELESS if is_nameless and failure.code == LoginRefused.code else ""
+        return ServerRefused(code=failure.code, message=failure.message + hint)

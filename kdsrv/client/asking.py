@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.connecting import credentials_for, endpoint_of_client_spec, own_name, reach
-from kdsrv.client.listening import AwaitedServer, Notice
+from kdsrv.client.listening import AwaitedServer, Notice, Waiting
 from kdsrv.client.protocol import ClientProtocol
 from kdsrv.connection_strings.remoting import ClientSpec
 from kdsrv.errors import KdsrvError
@@ -120,8 +120,14 @@ async def _ask(
 ) -> Answer:
     endpoint, address = endpoint_of_client_spec(reactor, spec, certificates or ClientCertificates(), tell)
 
+    def make() -> QuestionProtocol:
+        protocol = QuestionProtocol(reactor, question, credentials)
+        if tell is not None:
+            protocol.waits = lambda: tell(Waiting(address))
+        return protocol
+
     async def attempt() -> Answer:
-        protocol = await reach(endpoint, address, lambda: QuestionProtocol(reactor, question, credentials))
+        protocol = await reach(endpoint, address, make)
         try:
             answer = await protocol.answered
         except BaseException:

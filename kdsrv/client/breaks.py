@@ -15,9 +15,11 @@ __all__ = ["Broken", "News", "Renewed", "Resumed", "ServerAway", "absence"]
 
 
 class Broken(NamedTuple):
-    """The connection, or the whole session, is lost for this reason; the server is tried again."""
+    """The connection, or the whole session, is lost for this reason; the server is tried again. ``status`` says
+    the same as how things stand now."""
 
     reason: KdsrvError
+    status: ServerAway
 
     def __str__(self) -> str:
         lost = f"the session is lost: {self.reason}" if isinstance(self.reason, ServerRefused) else str(self.reason)

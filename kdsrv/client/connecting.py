@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.backlog import Backlog
-from kdsrv.client.listening import AwaitedServer, Notice, Said
+from kdsrv.client.listening import AwaitedServer, Notice, Said, Waiting
 from kdsrv.client.protocol import ClientProtocol
 from kdsrv.client.terms import CALM, PLAIN, Rhythm, Terms, Thread
 from kdsrv.com_channel.endpoints import ComClientEndpoint
@@ -37,6 +37,7 @@ from kdsrv.tls.contexts import ClientTls
 from kdsrv.tls.endpoints import tls_client_endpoint
 from kdsrv.tls.settings import ClientCertificates
 from kdsrv.wire.messages import Attached
+from kdsrv.wire.messages import Notice as NoticeMessage
 
 __all__ = [
     "Route",
@@ -96,6 +97,7 @@ class Route:
         self._client = client or own_name()
         self._credentials = credentials
         self._tell = tell
+        self._is_known = False
 
     def attach(
         self,
@@ -113,7 +115,7 @@ class Route:
         """
 
         def make() -> ClientProtocol:
-            return ClientProtocol(
+            protocol = ClientProtocol(
                 self.clock,
                 self._trans,
                 self._client,
@@ -123,7 +125,10 @@ class Route:
                 backlog=backlog,
                 rhythm=rhythm,
                 noticed=self._noticed,
+                is_greeted=self._is_known,
             )
+            protocol.waits = self._waits
+            return protocol
 
         endpoint = self._endpoint
         if isinstance(endpoint, AwaitedServer):
@@ -139,11 +144,16 @@ class Route:
             raise
         finally:
             self.instance = protocol.instance
+            self._is_known = protocol.is_greeted
         return protocol, attached
 
-    def _noticed(self, text: str) -> None:
+    def _noticed(self, notice: NoticeMessage) -> None:
         if self._tell is not None:
-            self._tell(Said(text))
+            self._tell(Said(notice.text, notice.asks))
+
+    def _waits(self) -> None:
+        if self._tell is not None:
+            self._tell(Waiting(self._address))
 
 
 def route_of_spec(

@@ -40,7 +40,7 @@ from kdsrv.errors import KdsrvError, PeerError, SetupError
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.sessions.leaving import OnLeave
 from kdsrv.sessions.status import RunState, Status
-from kdsrv.sessions.tenant import TargetTaken
+from kdsrv.sessions.tenant import TargetGiven, TargetTaken
 from kdsrv.sessions.uplink import SessionUser
 from kdsrv.tls.contexts import CertificateRefused
 from kdsrv.wire.frames import BreakIn, Resync
@@ -64,7 +64,7 @@ _SETTLING: Final = 1.0
 """Seconds in which a target that is halted has said so."""
 
 _UNKNOWN: Final = "unknown-session"
-_FINAL: Final = frozenset({LoginRefused.code, CertificateRefused.code, TargetTaken.code})
+_FINAL: Final = frozenset({LoginRefused.code, CertificateRefused.code, TargetTaken.code, TargetGiven.code})
 _PASSING: Final = frozenset({"login-later", SetupError.code})
 """What a server says that has no room or is about to end, whatever it is asked for."""
 _STOPS: Final = frozenset({PacketType.STATE_CHANGE64, PacketType.STATE_CHANGE32})
@@ -195,8 +195,10 @@ class LastingSession:
             self._end(reason)
             return
         self._absent_at = self._clock.seconds()
-        self._say(Broken(reason))
-        self._stay_away(reason, thread)
+        if thread is None:
+            self._run_state = RunState.UNKNOWN
+        self._say(Broken(reason, absence(reason, self._run_state)))
+        self._stay_away(reason)
         coming = Deferred.fromCoroutine(self._come_back(thread, self._first_wait(thread)))
         if not self._reopens:
             coming.addTimeout(self._linger, self._clock)
@@ -239,12 +241,14 @@ class LastingSession:
             except KdsrvError as error:
                 if thread is not None and error.code == _UNKNOWN:
                     why, thread, wait = self._why_unknown(error), None, 0.0
+                    self._run_state = RunState.UNKNOWN
                     continue
                 if _is_answer(error):
                     if error.code in _FINAL or not self._reopens:
                         raise
                     thread = None
-                self._stay_away(error, thread)
+                    self._run_state = RunState.UNKNOWN
+                self._stay_away(error)
                 wait = self._next_wait(thread)
                 continue
             self._coming = None
@@ -297,9 +301,7 @@ class LastingSession:
             return f"the server did not wait longer than {self._linger:.0f} s"
         return str(error.facts["message"])
 
-    def _stay_away(self, reason: KdsrvError, thread: Thread | None) -> None:
-        if thread is None:
-            self._run_state = RunState.UNKNOWN
+    def _stay_away(self, reason: KdsrvError) -> None:
         status = absence(reason, self._run_state)
         if self.user is not None and status != self._absence:
             self.user.status_changed(status)

@@ -33,7 +33,7 @@ from kdsrv.first_free_port import FirstFreePort
 from kdsrv.tls.contexts import CertificateRefused
 from kdsrv.wire.connection import VersionError
 
-__all__ = ["AwaitedServer", "Listening", "Notice", "Said", "TurnedAway"]
+__all__ = ["AwaitedServer", "Listening", "Notice", "Said", "TurnedAway", "Waiting"]
 
 T = TypeVar("T")
 _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -63,15 +63,25 @@ class TurnedAway(NamedTuple):
 
 
 class Said(NamedTuple):
-    """The server says this of other users: somebody asks for the target, or is being asked for it."""
+    """The server says this of other users: somebody is being asked for the target, or ``asks`` for it."""
 
     text: str
+    asks: bool = False
 
     def __str__(self) -> str:
         return self.text
 
 
-Notice: TypeAlias = Listening | TurnedAway | Said
+class Waiting(NamedTuple):
+    """The server at ``address`` takes connections, and has said nothing yet."""
+
+    address: str
+
+    def __str__(self) -> str:
+        return f"waiting for the server at {self.address} to answer"
+
+
+Notice: TypeAlias = Listening | TurnedAway | Said | Waiting
 
 
 @implementer(IStreamClientEndpoint)

@@ -57,6 +57,8 @@ __all__ = ["ClientProtocol", "ServerGone", "ServerRefused"]
 SOFTWARE: Final = f"kdsrv {__version__}"
 ANSWER_LIMIT: Final = 30.0
 """Seconds that the server may take to attach, which includes opening the target."""
+PATIENCE: Final = 2.0
+"""Seconds without a word from the server after which people are told what is waited for."""
 
 
 class ClientProtocol(Protocol):
@@ -69,7 +71,8 @@ class ClientProtocol(Protocol):
 
     ``disconnected`` fires when the network connection is gone, with or without a reason. ``prints_dropped`` is called
     with the number of prints that the server left out; unless replaced, it prints that number to ``user``. ``noticed``
-    is called with what the server says of other users. ``instance`` tells one run of a server from the next.
+    is called with what the server says of other users, ``waits`` if it is slow to say anything at all. ``is_greeted``:
+    it has said hello, if only by an earlier connection. ``instance`` tells one run of a server from the next.
     """
 
     _line: Line
@@ -86,7 +89,8 @@ class ClientProtocol(Protocol):
         thread: Thread | None = None,
         backlog: Backlog | None = None,
         rhythm: Rhythm = CALM,
-        noticed: Callable[[str], None] | None = None,
+        noticed: Callable[[Notice], None] | None = None,
+        is_greeted: bool = False,
         binding_of: Callable[[object], bytes | None] = channel_binding,
     ) -> None:
         self.attached: Deferred[Attached] = Deferred()
@@ -94,6 +98,8 @@ class ClientProtocol(Protocol):
         self.prints_dropped: Callable[[int], None] = self._print_dropped
         self.user: SessionUser | None = None
         self.thread = thread
+        self.waits: Callable[[], None] = _nothing
+        self.is_greeted = is_greeted
         self.instance = ""
         self._clock = clock
         self._trans = trans
@@ -105,8 +111,7 @@ class ClientProtocol(Protocol):
         self._binding_of = binding_of
         self._connection = Connection(Role.CLIENT, ledger=None if thread is None else thread.ledger)
         self._backlog = Backlog() if backlog is None else backlog
-        self._heard_at = 0.0
-        self._is_greeted = False
+        self._made_at = self._heard_at = 0.0
         self._status_behind: Status | None = None
         self._error: KdsrvError | None = None
         self._leaving = False
@@ -150,8 +155,8 @@ class ClientProtocol(Protocol):
     @override
     def connectionMade(self) -> None:
         self._line = Line(self._clock, self.transport, self._too_late)
-        self._heard_at = self._clock.seconds()
-        self._line.set_alarm(self._heard_at + self._answer_limit)
+        self._made_at = self._heard_at = self._clock.seconds()
+        self._line.set_alarm(self._made_at + PATIENCE)
         self._say(ClientHello(SOFTWARE))
 
     @override
@@ -181,7 +186,7 @@ class ClientProtocol(Protocol):
     def connectionLost(self, reason: TwistedFailure = connectionDone) -> None:
         self._line.lost()
         if self._error is None and not self._leaving:
-            self._error = why_lost(reason, is_greeted=self._is_greeted)
+            self._error = why_lost(reason, is_greeted=self.is_greeted)
         self._tell_end()
         self.disconnected.callback(None)
 
@@ -215,9 +220,9 @@ class ClientProtocol(Protocol):
             if status is not None and user is not None:
                 user.status_changed(status)
         elif isinstance(event, Notice) and self._noticed is not None:
-            self._noticed(event.text)
+            self._noticed(event)
         elif isinstance(event, Failure):
-            self._fail(ServerRefused(code=event.code, message=event.message))
+            self._fail(self._admission.refused(event))
         elif isinstance(event, Bye | ConnectionClosed):
             self._fail(ServerGone(why=event.reason if isinstance(event, Bye) else "it closed the connection"))
 
@@ -227,7 +232,7 @@ class ClientProtocol(Protocol):
         answer: Message | None = None
         try:
             if isinstance(event, ServerHello):
-                self._is_greeted = True
+                self.is_greeted = True
                 self.instance = event.instance
                 answer = admission.greeted(event, self._binding_of(self.transport))
             elif isinstance(event, Challenge):
@@ -304,7 +309,7 @@ class ClientProtocol(Protocol):
         """Nothing has come that should have, or nothing at all for a while."""
         now, heard_at, rhythm = self._clock.seconds(), self._heard_at, self._rhythm
         if not self.attached.called and not self._waits_for_holder:
-            self._fail(ServerGone(why=f"it did not answer within {self._answer_limit:.0f} s"))
+            self._not_attached(now)
         elif now >= heard_at + rhythm.silence:
             self._fail(ServerGone(why=f"it has been silent for {rhythm.silence:.0f} s"))
         elif now >= heard_at + rhythm.ping:
@@ -312,6 +317,16 @@ class ClientProtocol(Protocol):
             self._line.set_alarm(min(now + rhythm.ping, heard_at + rhythm.silence))
         else:
             self._line.set_alarm(heard_at + rhythm.ping)
+
+    def _not_attached(self, now: float) -> None:
+        """There is no answer yet to what this client came for."""
+        limit = self._answer_limit
+        if now >= self._made_at + limit:
+            self._fail(ServerGone(why=f"it did not answer within {limit:.0f} s"))
+            return
+        self._line.set_alarm(self._made_at + limit)
+        if not self.is_greeted:
+            self.waits()
 
     @property
     def _answer_limit(self) -> float:
@@ -346,3 +361,7 @@ class ClientProtocol(Protocol):
             self.attached.errback(error)
         elif user is not None:
             user.session_lost(error)
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from kdsrv.auth.passwords import Credentials
 from kdsrv.client.connecting import credentials_for, endpoint_of_client_spec, own_name, reach
-from kdsrv.client.listening import AwaitedServer, Notice
+from kdsrv.client.listening import AwaitedServer, Notice, Waiting
 from kdsrv.client.protocol import ClientProtocol
 from kdsrv.connection_strings import KdsrvSpec
 from kdsrv.errors import KdsrvError, PeerError
@@ -150,8 +150,14 @@ async def _watch(
     endpoint, address = endpoint_of_client_spec(reactor, spec.server, certificates or ClientCertificates(), tell)
     trans = None if spec.trans is None else spec.trans.to_string()
 
+    def make() -> WatchingProtocol:
+        protocol = WatchingProtocol(reactor, trans, viewer, credentials)
+        if tell is not None:
+            protocol.waits = lambda: tell(Waiting(address))
+        return protocol
+
     async def attempt() -> tuple[WatchingProtocol, Watching]:
-        protocol = await reach(endpoint, address, lambda: WatchingProtocol(reactor, trans, viewer, credentials))
+        protocol = await reach(endpoint, address, make)
         try:
             return protocol, await protocol.watching
         except BaseException:

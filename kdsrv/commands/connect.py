@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -14,7 +16,7 @@ from kdsrv.commands.desk import Desk
 from kdsrv.commands.login_options import add_login_options, given_login
 from kdsrv.commands.screen import Screen
 from kdsrv.commands.string_option import add_string_option
-from kdsrv.connection_strings import parse_kdsrv_string
+from kdsrv.connection_strings import KdsrvSpec, parse_kdsrv_string
 from kdsrv.errors import SetupError
 from kdsrv.sessions.leaving import OnLeave
 from kdsrv.sessions.tenant import Take
@@ -29,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Hold a target of a kdsrv server and let a debugger on this machine at it, as if the cable ended here. "
         "Without --tcp, --unix or --pty it opens a TCP port on loopback and a unix socket. "
-        "Ctrl-C ends the session and leaves the target as it is."
+        "Ctrl-C ends the session and leaves the target as it is. Status 0: you have ended it, or given the target away."
     )
     add_string_option(
         parser, "'kdsrv:server=@{tcp:server=HOST,port=1234},trans=@{com:port=/dev/ttyUSB0,baud=115200}' (in quotes)"
@@ -43,12 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--take",
-        choices=[*Take],
+        choices=[take.value for take in Take],
         help="if somebody else has the target: ask them for it and wait, or take it by force (role full only)",
     )
     parser.add_argument(
         "--on-leave",
-        choices=[*OnLeave],
+        choices=[on_leave.value for on_leave in OnLeave],
         help="what becomes of the target when the session ends: it stays as it is, or continues without breakpoints",
     )
     add_login_options(parser)
@@ -78,6 +80,7 @@ async def _run(reactor: Any, options: argparse.Namespace, screen: Screen) -> int
             ),
             login=given_login(options, os.environ),
             certificates=given_certificates(options),
+            release=_release_command(spec, options),
         )
         await _hold(desk, tcp, options)
     except CancelledError:
@@ -93,6 +96,16 @@ async def _hold(desk: Desk, tcp: list[tuple[str, int]], options: argparse.Namesp
         await desk.ended
     finally:
         desk.close()
+
+
+def _release_command(spec: KdsrvSpec, options: argparse.Namespace) -> str:
+    """What the user of this session types to give its target away. A password in the string is not shown."""
+    words = ["kdsrv", "release", str(replace(spec, server=replace(spec.server, password=None)))]
+    files = {"--password-file": options.password_file, "--certificate": options.certificate, "--key": options.key}
+    given = [("--user", options.user), *(("--ca", path) for path in options.ca), *files.items()]
+    for name, value in given:
+        words += [name, str(value)] if value else []
+    return shlex.join(words)
 
 
 def _tcp_address(text: str) -> tuple[str, int]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import socket
-import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +13,9 @@ from kdsrv.bridge.listeners import Listener, is_loopback, listen_on_pty, listen_
 from kdsrv.client.breaks import Broken, News, Renewed, Resumed
 from kdsrv.client.connecting import route_of_spec
 from kdsrv.client.lasting import Endurance, LastingSession
-from kdsrv.client.listening import Listening, Notice, TurnedAway
+from kdsrv.client.listening import Listening, Notice, Said, TurnedAway
 from kdsrv.client.terms import PLAIN, Terms
+from kdsrv.commands.default_socket import default_socket
 from kdsrv.commands.login_options import GivenLogin
 from kdsrv.commands.screen import Screen
 from kdsrv.connection_strings import KdsrvSpec
@@ -26,9 +24,9 @@ from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.layout import PayloadError
 from kdsrv.kd.packets import Packet, PacketType
 from kdsrv.link_driver import HeldAcks
-from kdsrv.local_pipes import MAX_PATH
 from kdsrv.sessions.decoded import printable
 from kdsrv.sessions.status import Status
+from kdsrv.sessions.tenant import TargetGiven
 from kdsrv.tls.settings import ClientCertificates
 from kdsrv.transports.transport import Transport
 from kdsrv.wire.messages import Attached
@@ -37,11 +35,11 @@ __all__ = ["Desk"]
 
 _LOOPBACK: Final = "127.0.0.1"
 _DEFAULT: Final = "default"
-_LONGEST_NAME: Final = 60
 
 
 class Desk:
-    """One session, its bridges, and what is said about them. ``ended`` fails when the session is lost for good.
+    """One session, its bridges, and what is said about them. ``ended`` fires when the user has given the target
+    away, and fails when the session is lost for good. ``release`` is the command by which they give it away.
 
     With ``reconnect`` the session outlives its connections, and one that the server has ended is opened again; the
     bridges stay, and a debugger on one notices nothing but silence.
@@ -57,11 +55,13 @@ class Desk:
         terms: Terms = PLAIN,
         login: GivenLogin | None = None,
         certificates: ClientCertificates | None = None,
+        release: str = "kdsrv release",
     ) -> None:
         self.ended: Deferred[None] = Deferred()
         self._reactor = reactor
         self._spec = spec
         self._screen = screen
+        self._release = release
         user, password = login or GivenLogin()
         route = route_of_spec(
             reactor, spec, user=user, password=password, certificates=certificates, tell=self._on_the_way
@@ -83,7 +83,7 @@ class Desk:
         for host, port in tcp:
             offers.append(("tcp", self._listens(listen_on_tcp(self._reactor, host, port, self._debugger_comes))))
         for path in unix:
-            place = _default_socket(self._spec) if path == _DEFAULT else Path(path).absolute()
+            place = default_socket(self._spec) if path == _DEFAULT else Path(path).absolute()
             offers.append(("unix", self._listens(listen_on_unix(self._reactor, place, self._debugger_comes))))
         for link in pty:
             made = Path(link).absolute() if link else None
@@ -134,6 +134,12 @@ class Desk:
             self._screen.report("listening", f"{notice} ({hint})", server=notice.server, port=notice.port)
         elif isinstance(notice, TurnedAway):
             self._screen.report("turned-away", str(notice), address=notice.peer, why=notice.why)
+        elif not isinstance(notice, Said):
+            self._screen.report("waiting", str(notice), server=notice.address)
+        elif notice.asks:
+            hint = "" if self._spec.server.password is None else "  (with your password=... in the string)"
+            sentence = f"{printable(notice.text)}:\n  {self._release}{hint}"
+            self._screen.report("notice", sentence, text=notice.text, command=self._release)
         else:
             self._screen.report("notice", printable(notice.text), text=notice.text)
 
@@ -141,6 +147,7 @@ class Desk:
         if isinstance(news, Broken):
             reason = news.reason
             self._screen.report("lost", str(news), code=reason.code, message=str(reason))
+            self._screen.know(news.status)
         elif isinstance(news, Resumed):
             self._screen.report("resumed", str(news), seconds=round(news.seconds, 3))
         elif isinstance(news, Renewed):
@@ -149,7 +156,13 @@ class Desk:
             self._say_attached(news.attached)
 
     def _end(self, reason: KdsrvError) -> None:
-        if not self.ended.called:
+        if self.ended.called:
+            return
+        if reason.code == TargetGiven.code:
+            sentence = str(reason.facts.get("message", reason))
+            self._screen.report("given", printable(sentence), message=sentence)
+            self.ended.callback(None)
+        else:
             self.ended.errback(reason)
 
     def _say_attached(self, attached: Attached) -> None:
@@ -207,19 +220,3 @@ _COMMANDS: Final = {
     "unix": _unix_debuggers,
     "pty": lambda path: [],
 }
-
-
-def _default_socket(spec: KdsrvSpec) -> Path:
-    """A socket named after the target, in a directory that is this user's alone."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    directory = Path(runtime, "kdsrv") if runtime else Path(f"/tmp/kdsrv-{os.getuid()}")
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        found = directory.lstat()
-    except OSError as error:
-        raise SetupError(why=f"cannot make {directory} for the unix socket: {error.strerror}; use --unix") from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise SetupError(why=f"{directory} is not a directory of yours alone (mode 700); use --unix PATH")
-    name = "-".join(re.findall(r"[A-Za-z0-9]+", str(spec.trans or "default")))
-    room = MAX_PATH - len(os.fsencode(directory / f"-{os.getpid()}.sock"))
-    return directory / f"{name[: max(0, min(_LONGEST_NAME, room))]}-{os.getpid()}.sock"

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -15,7 +15,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from kdsrv.client.asking import ask
-from kdsrv.client.listening import Notice
+from kdsrv.client.listening import Notice, Waiting
 from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
 from kdsrv.commands.login_options import add_login_options, given_login
 from kdsrv.commands.string_option import add_string_option
@@ -34,7 +34,7 @@ __all__ = [
     "qr_string",
     "run",
     "show",
-    "tell",
+    "teller",
 ]
 
 QR_PORT: Final = 1234
@@ -87,7 +87,7 @@ def ask_server(
         user=user,
         password=password,
         certificates=given_certificates(options),
-        tell=tell,
+        tell=teller(as_json=options.json),
     )
 
 
@@ -115,11 +115,18 @@ def show(text: str) -> int:
     return 0
 
 
-def tell(notice: Notice) -> None:
-    """With ``clicon=``: where this waits, and who is turned away."""
-    with suppress(OSError):
-        sys.stderr.write(f"{notice}\n")
-        sys.stderr.flush()
+def teller(*, as_json: bool) -> Callable[[Notice], None]:
+    """Says what happens on the way: that the server is slow to answer, unless a program reads the answer; with
+    ``clicon=`` where this waits, and who is turned away."""
+
+    def tell(notice: Notice) -> None:
+        if as_json and isinstance(notice, Waiting):
+            return
+        with suppress(OSError):
+            sys.stderr.write(f"{notice}\n")
+            sys.stderr.flush()
+
+    return tell
 
 
 def qr_string(host: str) -> str:
@@ -135,16 +142,16 @@ def as_json(listing: Listing) -> str:
 def as_table(listing: Listing) -> str:
     """The listing for people. PeerError if it is not what a listing is."""
     server = Members("listing", listing.server)
-    user = server.text("user")
-    called = f"{user}, " if user else ""
-    lines = [f"{server.text('software')}; you are {called}role {server.text('role')}", ""]
+    user, role = server.text("user"), server.text("role")
+    who = f"you are {user}, role {role}" if user else f"there are no users here: everybody has the role {role}"
+    lines = [f"{server.text('software')}; {who}", ""]
     if listing.targets:
         lines += _columns(("PUBLISHED TARGET", "STATE"), [_target(entry) for entry in listing.targets])
     else:
         lines.append("no published targets")
     lines.append("")
     if listing.sessions:
-        heads = ("TARGET", "HOLDER", "FROM", "SINCE", "RECEIVED", "SENT", "REPEATED", "DAMAGED", "STATUS")
+        heads = ("TARGET", "HOLDER", "STATUS", "FROM", "SINCE", "RECEIVED", "SENT", "REPEATED", "DAMAGED")
         lines += _columns(heads, [_session(entry) for entry in listing.sessions])
     else:
         lines.append("no sessions")
@@ -167,10 +174,10 @@ def _session(entry: dict[str, object]) -> Sequence[str]:
     return (
         _called(session, entry),
         session.text("holder"),
+        status,
         session.text("address"),
         _local(session.text("since")),
         *(str(counters.integer(name)) for name in _COUNTERS),
-        status,
     )
 
 

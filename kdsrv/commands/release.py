@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from kdsrv.client.asking import ask
 from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
-from kdsrv.commands.list import show, tell
+from kdsrv.commands.list import show, teller
 from kdsrv.commands.login_options import add_login_options, given_login
 from kdsrv.commands.string_option import add_string_option
 from kdsrv.connection_strings import parse_kdsrv_string
@@ -47,7 +47,7 @@ async def _run(reactor: Any, options: argparse.Namespace) -> int:
         user=user,
         password=password,
         certificates=given_certificates(options),
-        tell=tell,
+        tell=teller(as_json=options.json),
     )
     if options.json:
         return show(json.dumps({"event": "released", "target": released.target, "to": released.to}) + "\n")

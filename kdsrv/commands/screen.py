@@ -1,7 +1,8 @@
 """What a command says while it runs: lines for people on stderr, or JSON lines for programs on stdout.
 
-On a terminal the last line is live: it shows how things stand now, and is rewritten when that changes. Where stderr is
-no terminal, a change is a line of its own, and a change of nothing but a number of seconds is none.
+On a terminal the last line is live: it shows how things stand now, and is rewritten when that changes. What is too long
+for it stands whole in a line of its own above it. Where stderr is no terminal, a change is a line of its own, and a
+change of nothing but a number of seconds is none.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Screen:
         if self._json:
             self._write_json({"event": event, **facts})
             return
-        self._last = None
+        if not self._terminal:
+            self._last = None
         clear = _CLEAR if self._terminal else ""
         self._write(self._people, f"{clear}{sentence}\n{self._live if self._terminal else ''}")
 
@@ -51,17 +53,32 @@ class Screen:
             self._write_json({"event": "status", **status.to_json()})
             return
         if self._terminal:
-            self._live = self._cut(f"[{status.sentence()}]")
-            self._write(self._people, f"{_CLEAR}{self._live}")
+            self._write(self._people, f"{_CLEAR}{self._rewrite(status)}{self._live}")
         elif is_news(self._last, status):
             self._last = status
             self._write(self._people, f"{status.sentence()}\n")
+
+    def know(self, status: Status) -> None:
+        """What this status says has just been reported: it is no news."""
+        self._last = status
 
     def end(self) -> None:
         """Leave the live line behind."""
         if self._live and not self._json:
             self._live = ""
             self._write(self._people, "\n")
+
+    def _rewrite(self, status: Status) -> str:
+        """Make the live line anew. The line in which the status stands whole, empty if that is not needed again."""
+        line = f"[{status.sentence()}]"
+        self._live = self._cut(line)
+        if self._live == line:
+            if self._last is not None and self._last.kind != status.kind:
+                self._last = None
+        elif is_news(self._last, status):
+            self._last = status
+            return f"{status.sentence()}\n"
+        return ""
 
     def _cut(self, line: str) -> str:
         """As much of a line as fits on one row: a row is all that can be cleared again."""

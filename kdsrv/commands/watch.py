@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 
 from kdsrv.auth.scram import LoginRefused
 from kdsrv.backoff import Backoff
-from kdsrv.client.listening import Notice
+from kdsrv.client.listening import Notice, Waiting
 from kdsrv.client.watching import SeenLine, ServerTooOld, WatchingProtocol, watch
 from kdsrv.commands.certificate_options import add_certificate_options, given_certificates
 from kdsrv.commands.login_options import GivenLogin, add_login_options, given_login
@@ -70,7 +70,8 @@ async def _run(reactor: Any, options: argparse.Namespace, screen: Screen) -> int
             reason = await seat.left
             if options.no_reconnect or seat.is_unread:
                 raise reason
-            screen.report("lost", f"the server is lost: {reason}", code=reason.code, message=str(reason))
+            sentence = f"the server is lost: {str(reason).rstrip('.')}; trying again"
+            screen.report("lost", sentence, code=reason.code, message=str(reason))
             await seat.take_again()
     except CancelledError:
         return 0
@@ -89,6 +90,7 @@ class Seat:
     ) -> None:
         self.left: Deferred[KdsrvError] = Deferred()
         self.is_unread = False
+        self._has_begun = False
         self._reactor = reactor
         self._spec = spec
         self._screen = screen
@@ -153,13 +155,17 @@ class Seat:
     # What else there is to say
 
     def _begin(self, watching: Watching) -> None:
+        self._has_begun = True
         line = f" ({watching.description})" if watching.description else ""
         sentence = f"looking on at {watching.target}{line}"
         self._screen.report("watching", sentence, target=watching.target, description=watching.description)
         self._screen.live(watching.status)
 
     def _waits(self, notice: Notice) -> None:
-        """With clicon=: where the server has to connect to, and who else did."""
+        """With clicon=: where the server has to connect to, and who else did. A server that was there before and
+        is slow to answer is no news."""
+        if isinstance(notice, Waiting) and self._has_begun:
+            return
         self._screen.report("notice", str(notice), text=str(notice))
 
     def _unread(self) -> None:

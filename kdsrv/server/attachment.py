@@ -192,7 +192,11 @@ class Attachment:
         return f"their connection broke {gone:.0f} s ago, and they have {self.linger - gone:.0f} s to come back"
 
     def asked(self, text: str) -> bool:
-        return self._delivery is not None and self._delivery.notify(text)
+        return self._delivery is not None and self._delivery.notify(text, asks=True)
+
+    def told(self, text: str) -> None:
+        if self._delivery is not None:
+            self._delivery.notify(text)
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:
         unread = self.outbox.take_prints()

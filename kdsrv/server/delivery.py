@@ -55,11 +55,12 @@ class Delivery:
         if self._connection.state is not State.CLOSED:
             self._write(self._connection.send_seen(missed, lines))
 
-    def notify(self, text: str) -> bool:
-        """Say a line about other users, if this is a client that knows of such lines, and reads. Whether it is."""
+    def notify(self, text: str, *, asks: bool = False) -> bool:
+        """Say a line about other users, if this is a client that knows of such lines, and reads. Whether it is.
+        ``asks``: one of them asks for the target."""
         told = self._connection.takes_notices and self._unread < MAX_UNREAD_NOTICES
         if told:
-            self.say(Notice(text))
+            self.say(Notice(text, asks))
         return told
 
     def give_up(self, error: KdsrvError) -> None:

@@ -166,6 +166,9 @@ class Keeper(Service):
         """Never asked: whoever wants the session has it."""
         return False
 
+    def told(self, text: str) -> None:
+        """Never asked, so nobody gives up."""
+
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:
         self._let_go(reason)
         self._tell(str(reason))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from kdsrv.auth.users import ANYBODY, Role, User
 from kdsrv.connection_strings import KdSpec, TargetSpec
@@ -15,11 +15,11 @@ from kdsrv.kd.packets import Packet
 from kdsrv.link_driver import HeldAcks
 from kdsrv.policy.places import HostPlaces
 from kdsrv.policy.policy import NotAllowed, Permit, Policy
-from kdsrv.sessions.applications import Applications
+from kdsrv.sessions.applications import Applications, NotGiven
 from kdsrv.sessions.lease import Lease, LeaseBook
 from kdsrv.sessions.read_only_session import ReadOnlySession
 from kdsrv.sessions.session import Session
-from kdsrv.sessions.tenant import Applicant, Take, TargetTaken, Tenant
+from kdsrv.sessions.tenant import Applicant, Take, TargetGiven, TargetTaken, Tenant
 from kdsrv.sessions.uplink import SessionUser
 from kdsrv.transports.links import link_for
 from kdsrv.transports.opener import Opener, target_key
@@ -36,6 +36,11 @@ class TargetAway(TargetError):
     """{target} is held by {holder} from {address} since {since}: {absence}; to have it now, ask for it (--take ask)"""
 
     code = "held"
+
+
+class TargetInUse(TargetHeld):
+    """{target} is held by {holder} from {address} since {since}; it is free again when they leave; to ask them for it
+    now: --take ask"""
 
 
 class TooManySessions(SetupError):
@@ -116,7 +121,7 @@ class Directory:
             user.packet_received(packet)
         session.start(user)
         for applicant in self._applications.pass_on(session.lease.target, session.lease.holder):
-            tenant.asked(_application(applicant, session.name))
+            tenant.asked(self._application(applicant, session.name))
 
     def tenant_of(self, session: Session) -> Tenant | None:
         """Who has a session, if they have said so."""
@@ -234,10 +239,10 @@ class Directory:
                     raise refusal
                 make_way()
                 continue
-            await self._make_way(held_by, applicant, refusal, tell)
+            is_given = await self._make_way(held_by, applicant, refusal, tell)
             if self._sessions.get(key) is not held_by or key in self._leaving:
                 continue
-            is_handed, unread = self._hand_over(held_by, applicant)
+            is_handed, unread = self._hand_over(held_by, applicant, is_given=is_given)
             if is_handed:
                 self._unread[held_by] = unread
                 held_by.name = name  # each is told the name that they know it by
@@ -265,37 +270,51 @@ class Directory:
 
     async def _make_way(
         self, session: Session, applicant: Applicant, refusal: TargetHeld, tell: Callable[[str], None]
-    ) -> None:
-        """Returns when the applicant may have a session that somebody else has, or that has ended; else a sentence."""
+    ) -> bool:
+        """Returns when the applicant may have a session that somebody else has, or that has ended; else a sentence.
+        Whether its holder gives it away."""
         tenant = self._tenants.get(session)
         absence = None if tenant is None else tenant.absence
         if tenant is not None:
             if tenant.yields:
-                return
+                return False
             if absence is not None and _is_next(applicant, tenant.applicant):
-                return
+                return False
         if applicant.take is Take.FORCE:
             if applicant.may_force:
-                return
+                return False
             raise NotAllowed(
                 target=refusal.facts["target"], why="to take it by force a user needs the role full, and all targets"
             )
-        if tenant is None or (applicant.take is None and absence is None):
+        if tenant is None:
             raise refusal
         if applicant.take is None:
-            raise TargetAway(**refusal.facts, absence=absence)
+            raise TargetInUse(**refusal.facts) if absence is None else TargetAway(**refusal.facts, absence=absence)
         name, holder = str(refusal.facts["target"]), session.lease.holder
         asking = self._applications.ask(session.lease.target, applicant, name, holder)
-        if tenant.asked(_application(applicant, name)):
+        if tenant.asked(self._application(applicant, name)):
             tell(f"{holder} has been asked for {name}, and has {self._applications.limit:.0f} s to answer")
         else:
             tell(f"the client of {holder} shows no messages: have them type kdsrv release for {name}")
-        await asking
+        try:
+            await asking
+        except (NotGiven, CancelledError):
+            if (asked := self._tenants.get(session)) is not None:
+                asked.told(f"{_who(applicant)} has given up asking for {name}: it stays with you")
+            raise
+        return True
 
-    def _hand_over(self, session: Session, applicant: Applicant) -> tuple[bool, Sequence[Packet]]:
+    def _application(self, applicant: Applicant, name: str) -> str:
+        limit = f"{self._applications.limit:.0f} s"
+        return f"{_who(applicant)} asks for {name}: kdsrv release gives it away, and after {limit} it stays with you"
+
+    def _hand_over(
+        self, session: Session, applicant: Applicant, *, is_given: bool
+    ) -> tuple[bool, Sequence[Packet]]:
         """Whether the session is its new user's now, or has to be closed and opened anew; and what is unread."""
         tenant = self._tenants.pop(session, None)
-        reason = TargetTaken(target=session.name, holder=applicant.holder, address=applicant.address)
+        kind = TargetGiven if is_given else TargetTaken
+        reason = kind(target=session.name, holder=applicant.holder, address=applicant.address)
         if tenant is None or type(session) is not _kind_for(applicant):
             user = session.user
             self.close(session)
@@ -321,9 +340,8 @@ def _is_next(applicant: Applicant, absent: Applicant) -> bool:
     return _kind_for(applicant) is Session or _kind_for(absent) is not Session
 
 
-def _application(applicant: Applicant, name: str) -> str:
-    who = f"{applicant.holder} from {applicant.address}"
-    return f"{who} asks for {name}: kdsrv release gives it away, and without an answer it stays with you"
+def _who(applicant: Applicant) -> str:
+    return f"{applicant.holder} from {applicant.address}"
 
 
 def _unheard(_: str) -> None:

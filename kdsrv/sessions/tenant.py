@@ -11,7 +11,7 @@ from kdsrv.auth.users import Role, User
 from kdsrv.errors import TargetError
 from kdsrv.kd.packets import Packet
 
-__all__ = ["Applicant", "Take", "TargetTaken", "Tenant"]
+__all__ = ["Applicant", "Take", "TargetGiven", "TargetTaken", "Tenant"]
 
 
 class Take(StrEnum):
@@ -25,6 +25,12 @@ class TargetTaken(TargetError):
     """{target} was taken over by {holder} from {address}"""
 
     code = "taken"
+
+
+class TargetGiven(TargetTaken):
+    """{target} was given to {holder} from {address}"""
+
+    code = "given"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,10 @@ class Tenant(Protocol):
 
     def asked(self, text: str) -> bool:
         """Somebody wants the session: show this line. Whether it is shown."""
+        ...
+
+    def told(self, text: str) -> None:
+        """Show this line about somebody who has wanted the session."""
         ...
 
     def taken(self, reason: TargetTaken) -> Sequence[Packet]:

@@ -14,7 +14,7 @@
                                     [token, linger, received, resumed]
     status    server  StatusReport  status
     dropped   server  Dropped       prints (how many are missing here), requests (how many of the oldest get no reply)
-    notice    server  Notice        text (a line about other users)
+    notice    server  Notice        text (a line about other users), [asks]
     list      client  ListEverything
     listing   server  Listing       server (an object), targets, sessions (lists of objects)
     end       client  EndServer

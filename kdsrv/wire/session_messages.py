@@ -161,14 +161,15 @@ class Dropped(Message):
 
 @dataclass(frozen=True, slots=True)
 class Notice(Message):
-    """A line for the user, about other users: somebody wants the target, somebody else has it now."""
+    """A line for the user, about other users. ``asks``: somebody wants the target, which a Release gives to them."""
 
     type = "notice"
     text: str
+    asks: bool = False
 
     def members(self) -> dict[str, object]:
-        return {"text": one_line(self.text)}
+        return {"text": one_line(self.text), **({"asks": True} if self.asks else {})}
 
     @classmethod
     def read(cls, members: Members) -> Self:
-        return cls(members.text("text"))
+        return cls(members.text("text"), members.flag("asks"))

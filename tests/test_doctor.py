@@ -9,12 +9,22 @@ from session_bench import RESET, QuietLine, pass_time, stop_payload
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from kdsrv.connection_strings import KdSpec, PipeSpec, SerialSpec
-from kdsrv.doctor.bit_rates import as_read
-from kdsrv.doctor.examination import LIMITS, TOTAL, Act, Examination, Seen, Step
-from kdsrv.doctor.examiner import Examiner
+from kdsrv.connection_strings import (
+    FireWireSpec,
+    KdSpec,
+    ModemSpec,
+    NetSpec,
+    PipeSpec,
+    SerialSpec,
+    TcpSerialSpec,
+    UsbSpec,
+)
+from kdsrv.doctor.advice import ANSWERED, advise
+from kdsrv.doctor.bit_rates import RATES, as_read
+from kdsrv.doctor.examination import LIMITS, SHORT_LIMITS, TOTAL, Act, Examination, Seen, Step, short_total
+from kdsrv.doctor.examiner import Examiner, search_seconds
 from kdsrv.doctor.rate_search import RateSearch
-from kdsrv.doctor.verdicts import ADVICE, Findings, Verdict, is_well, judge, not_opened
+from kdsrv.doctor.verdicts import Findings, Verdict, is_well, judge, not_opened
 from kdsrv.errors import LinkLost, SetupError, TargetError
 from kdsrv.kd.packets import DATA_LEADER, INITIAL_ID, PacketType, encode_data
 from kdsrv.sim.faults import FaultRates
@@ -115,6 +125,12 @@ class Played(QuietLine):
             self.receiver.bytes_received(data)
 
 
+ANSWERED_ALONE = (
+    "a RESET was answered, and nothing came after it: the line echoes, the target hangs, or a bridge of kdsrv connect "
+    "answers in its place"
+)
+
+
 def played(says: bytes = b"", *, spec: KdSpec = SERIAL, may_break_in: bool = True, **how: object) -> Verdict:
     desk = Desk(spec)
     line = Played(desk.clock, says, **how)  # type: ignore[arg-type]
@@ -122,7 +138,7 @@ def played(says: bytes = b"", *, spec: KdSpec = SERIAL, may_break_in: bool = Tru
     assert line.closed
     assert desk.seconds < 15
     assert is_well(verdict) is False
-    assert verdict.advice == ADVICE[verdict.code]
+    assert verdict.advice in (advise(verdict.code, spec), ANSWERED)
     return verdict
 
 
@@ -161,8 +177,9 @@ def test_a_running_target_that_prints_is_well_as_far_as_it_goes_without_a_break_
     assert desk.target.state is TargetState.RUNNING
 
 
-def test_a_target_that_answers_a_reset_but_tells_of_no_stop_in_time_is_not_made_to_run() -> None:
-    desk = Simulated(SimOptions())
+@pytest.mark.parametrize("state", ["halted", "running"])
+def test_a_target_that_tells_of_no_stop_before_a_break_in_is_made_to_run(state: str) -> None:
+    desk = Simulated(SimOptions(state=state))
     transport = SimulatedTransport(desk.clock, desk.live, "a line", 0.0)
     listener = desk.live._listener
     assert listener is not None
@@ -174,8 +191,24 @@ def test_a_target_that_answers_a_reset_but_tells_of_no_stop_in_time_is_not_made_
             listener(RESET)
 
     desk.live.listen(hear)
-    assert desk.examine(transport).code == "well-halted"
-    assert desk.target.state is TargetState.STOPPED
+    if state == "running":  # what answers is not the target but a bridge before it
+        desk.clock.callLater(1.0, listener, RESET)
+    verdict = desk.examine(transport)
+    if state == "running":
+        sentence = f"the line is well: the target halted when asked to, and answers ({TARGET})"
+        assert said(verdict) == ("well-running", sentence)
+        assert verdict.evidence[-2:] == (
+            "before the break-in a RESET was answered and no stop was told, as at a bridge of kdsrv connect: the "
+            "target is taken to have run",
+            "the target was halted for this, and runs again",
+        )
+        assert desk.target.state is TargetState.RUNNING
+    else:  # it has noted the break-in, and halts by it as soon as it runs
+        assert said(verdict) == ("well-halted", f"the line is well: the target is halted and answers ({TARGET})")
+        assert verdict.evidence[-1] == (
+            "the target was told to run, and stands still: it was halted before, or halted again"
+        )
+        assert desk.target.state is TargetState.STOPPED
     desk.live.stop()
 
 
@@ -275,18 +308,28 @@ def test_an_echo() -> None:
     sent = int(verdict.evidence[1].split()[1])
     echo = f"the line echoes: the {sent} bytes that came are what was sent; no target is at its other end"
     assert verdict.sentence == echo
+    assert verdict.evidence[3].startswith("the first bytes: ")
+    assert len(verdict.evidence) == 4, "of a target that stands still nothing is said where there is none"
 
 
 def test_a_reset_that_comes_back_and_nothing_else() -> None:
     verdict = played(answers=lambda data: data, may_break_in=False)
-    sentence = "a RESET was answered, and nothing came after it: the line echoes, or the target hangs"
-    assert said(verdict) == ("silent", sentence)
+    assert said(verdict) == ("silent", ANSWERED_ALONE)
+    assert not verdict.evidence[-1].startswith("the break-in")
 
 
-def test_a_target_that_answers_resets_alone_is_taken_to_be_halted() -> None:
+def test_a_bridge_behind_which_nothing_happens() -> None:
+    """One that may only look, or whose server is away."""
     verdict = played(answers=lambda data: data if data == RESET else b"")
-    assert verdict.code == "silent"
-    assert verdict.evidence[-1] == "something answered a RESET, so it is taken to be halted, and was not made to run"
+    assert said(verdict) == ("silent", ANSWERED_ALONE)
+    assert verdict.evidence[-1] == (
+        "the break-in was not answered: a target that gets it later, by a bridge that waits, stands still then"
+    )
+    assert verdict.advice == (
+        "at a bridge of kdsrv connect: see there whether it may only look, and whether its server and the target are "
+        "there",
+        "at a target's own line: take off what echoes, and restart the target if it hangs",
+    )
 
 
 def test_resets_that_lead_to_nothing() -> None:
@@ -340,13 +383,60 @@ def caused(error: TargetError, *causes: BaseException) -> TargetError:
     ],
 )
 def test_why_a_line_cannot_be_opened(causes: Iterable[BaseException], code: str) -> None:
-    verdict = not_opened(caused(TargetError(target="com9", why="it is so"), *causes))
-    assert verdict == Verdict(code, "com9: it is so", (), ADVICE[code])
+    verdict = not_opened(caused(TargetError(target="com9", why="it is so"), *causes), SERIAL)
+    assert verdict == Verdict(code, "com9: it is so", (), advise(code, SERIAL))
 
 
 def test_what_is_absent_is_missing_and_what_is_not_offered_cannot_be_opened() -> None:
-    assert not_opened(AbsentError(target="/run/vm", why="gone")).code == "missing"
-    assert said(not_opened(SetupError(why="not here"))) == ("cannot-open", "not here")
+    assert not_opened(AbsentError(target="/run/vm", why="gone"), PIPE).code == "missing"
+    assert said(not_opened(SetupError(why="not here"), PIPE)) == ("cannot-open", "not here")
+
+
+OTHER_KINDS = "use a line that kdsrv can open: com: with a serial port, a pipe or a TCP port, net:, or 1394:"
+
+
+@pytest.mark.parametrize(
+    ("code", "spec", "advice"),
+    [
+        (
+            "missing",
+            SERIAL,
+            "plug it in, or give its right name: ls -l /dev/serial/by-id shows what is plugged in",
+        ),
+        ("missing", PIPE, "start the virtual machine, and compare the path with that of its serial port"),
+        (
+            "missing",
+            FireWireSpec(3),
+            "put a FireWire card into this host, and see that its driver is there: sudo modprobe firewire-ohci",
+        ),
+        (
+            "cannot-open",
+            SERIAL,
+            "give a serial port, and a rate that it has: ls -l /dev/serial/by-id shows what is plugged in",
+        ),
+        (
+            "cannot-open",
+            TcpSerialSpec("nowhere", 5000),
+            "compare host and port, and see whether that host can be reached from here: its name, firewalls in between",
+        ),
+        ("cannot-open", ModemSpec(), OTHER_KINDS),
+        ("cannot-open", UsbSpec("x"), OTHER_KINDS),
+        ("no-permission", NetSpec(53, "1.2.3.4"), "give another port, here and in bcdedit /dbgsettings on the target"),
+        (
+            "silent",
+            PIPE,
+            "is debugging on (bcdedit /debug on), and set to this port (bcdedit /dbgsettings serial debugport:N)?",
+        ),
+    ],
+)
+def test_advice_fits_the_kind_of_the_line(code: str, spec: KdSpec, advice: str) -> None:
+    assert advise(code, spec)[0] == advice
+
+
+def test_rates_are_spoken_of_where_one_can_be_wrong() -> None:
+    for code in ("silent", "noise"):
+        assert "the baud rate may be wrong: kdsrv doctor --find-baud tries them all" in advise(code, SERIAL)
+        assert "baud" not in " ".join((*advise(code, SERIAL, has_rate=False), *advise(code, PIPE)))
 
 
 # The order of things
@@ -358,6 +448,11 @@ def test_rates_are_tried_from_the_usual_to_the_rare_and_first_what_was_asked_for
         *(38400, 115200, 57600, 19200, 9600, 230400, 460800, 921600, 4800, 2400, 1200),
         None,
     ]
+
+
+def test_without_a_rate_that_was_asked_for_only_the_usual_ones_are_tried() -> None:
+    assert RateSearch(None).left[0] == 115200
+    assert sorted(RateSearch(None).left) == list(RATES)
 
 
 def test_what_the_noise_looks_like_is_tried_next() -> None:
@@ -385,11 +480,30 @@ def test_a_stop_that_is_coming_when_the_time_for_it_ends_is_waited_for() -> None
     assert (examination.step, examination.was_halted, examination.broke_in) == (Step.TALK, True, False)
 
 
+def test_the_time_that_all_rates_take_is_what_their_examinations_take() -> None:
+    seconds = 0.0
+    for rate in RateSearch(None).left:
+        desk = Desk()
+        line = Played(desk.clock)
+        line.byte_time = 10 / rate
+        total = short_total(line.byte_time)
+        examiner = Examiner(desk.clock, SERIAL, line, may_break_in=True, total=total, limits=SHORT_LIMITS)  # type: ignore[arg-type]
+        found: list[Findings] = []
+        Deferred.fromCoroutine(examiner.examine()).addCallback(found.append)
+        while not found:
+            pass_time(desk.clock, 0.05)
+        seconds += desk.clock.seconds()
+    assert 20 < seconds < 26
+    assert 35 < search_seconds(None) < 45
+
+
 def test_a_slow_line_has_the_time_that_its_packets_take() -> None:
     slow = Examination(0.0, may_break_in=True, byte_time=10 / 1200)
     slow.look(Seen(), 0.4)
-    assert slow.look(Seen(), 8.0) is None
-    assert slow.look(Seen(), 8.5) is Act.BREAK_IN
+    assert slow.look(Seen(), 3.9) is None
+    assert slow.look(Seen(), 4.0) is Act.BREAK_IN
+    assert slow.look(Seen(receiving=True), 12.0) is None
+    assert slow.step is Step.BREAK_IN
 
 
 def test_a_line_that_goes_away_is_waited_for_again_and_not_longer_than_all_may_take() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
@@ -14,6 +15,8 @@ import sys
 import tempfile
 import termios
 import tty
+from argparse import ArgumentParser
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,11 @@ from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
+from kdsrv.commands import doctor as doctor_command
+from kdsrv.commands.doctor import configure, run
+from kdsrv.commands.string_option import complaint
 from kdsrv.connection_strings import FireWireSpec, KdSpec, NetSpec, PipeSpec, SerialSpec, TcpSerialSpec
+from kdsrv.doctor import examiner
 from kdsrv.doctor.bit_rates import RATES, as_read
 from kdsrv.doctor.examiner import examine, find_rate
 from kdsrv.doctor.verdicts import Verdict
@@ -91,6 +98,11 @@ class Port:
         os.close(self._port)
 
     @property
+    def own(self) -> int:
+        """The port, as whoever made it has it open."""
+        return self._port
+
+    @property
     def _read_at(self) -> int:
         """The rate that whoever opened the port has set."""
         return SPEEDS[termios.tcgetattr(self._port)[4]]
@@ -146,7 +158,14 @@ class LineTests(TestCase):
             program = Path(f"/proc/{holder.pid}/comm").read_text().strip()
             holder.communicate(b"\n")
         assert verdict.code == "held"
-        assert re.search(rf"the device is held by .*{program} \(process {holder.pid}\)", verdict.sentence)
+        # this process has the other end of the port, and holds nothing
+        assert verdict.sentence == f"{port.name}: the device is held by {program} (process {holder.pid})"
+
+    async def test_a_device_whose_other_end_alone_is_open_names_that(self) -> None:
+        port = self.port(None)
+        fcntl.flock(port.own, fcntl.LOCK_EX)
+        verdict = await self.look(SerialSpec(port.name, 9600))
+        assert verdict.sentence == f"{port.name}: the device is held by this kdsrv itself (process {os.getpid()})"
 
     async def test_a_silent_port(self) -> None:
         port = self.port(None)
@@ -155,7 +174,11 @@ class LineTests(TestCase):
             "silent",
             "the line is open and silent: no byte came, whatever was sent",
         )
-        assert verdict.evidence[0] == f"opened: {port.name} at 9600 baud"
+        assert verdict.evidence[:2] == (
+            f"opened: {port.name} at 9600 baud",
+            "it is a pseudo terminal, which has no baud rate: any will do",
+        )
+        assert "baud" not in " ".join(verdict.advice)
 
     async def test_a_target_at_another_rate(self) -> None:
         port = self.port(57600)
@@ -217,8 +240,7 @@ class LineTests(TestCase):
         verdict = await self.look(NetSpec(number, KEY), 1.0)
         assert (verdict.code, verdict.sentence) == (
             "net-waiting",
-            f"no OFFER of the target on UDP port {number} for 0 s, and nothing else either: is it up, does its bcdedit "
-            "/dbgsettings name this host and port, does a firewall drop UDP here?",
+            f"waiting for an OFFER on UDP port {number}",
         )
 
     async def test_kdnet_with_the_wrong_key(self) -> None:
@@ -275,21 +297,95 @@ def test_the_command_on_a_target_that_is_well() -> None:
         outcome = run_program(doctor(f"com:port={name},baud=57600", "--find-baud"))
     assert outcome.status == 0
     assert re.fullmatch(
-        rf"""57600 baud: the target speaks KD
+        rf"""{name} is a pseudo terminal, which has no baud rate: none is searched for
 examining com:port={name},baud=57600, which takes 13 s at the most \.\.\.
 verdict: the line is well: the target is halted and answers \(Windows kernel build 17134 on AMD64\)
 evidence:
   - opened: {name} at 57600 baud
+  - it is a pseudo terminal, which has no baud rate: any will do
   - sent: \d+ bytes
   - came: \d+ bytes; \d+ packets, 1 RESETs, 0 damaged packets, 0 bytes of noise
   - 16 of 16 requests were answered
   - the target was halted before, and still is
 what to do:
-  - use com:port={name},baud=57600
   - a debugger can have this target: see README.md for how it connects
 """,
         outcome.text,
     )
+
+
+class BaudTests(LineTests):
+    """``kdsrv doctor`` where a pty stands for a port that has a rate."""
+
+    async def doctor(self, *words: str, find: bool = True) -> str:
+        """What the command says, on both streams."""
+        await pause()
+        parser = ArgumentParser()
+        configure(parser)
+        said = StringIO()
+        for module in (doctor_command, examiner):
+            self.patch(module, "is_pseudo_terminal", lambda port: False)
+        self.patch(sys, "stdout", said)
+        self.patch(sys, "stderr", said)
+        options = parser.parse_args([*words, *(["--find-baud"] if find else []), "--seconds", "1"])
+        assert complaint(options, ()) is None
+        await run(reactor, options)
+        return said.getvalue()
+
+    async def test_a_rate_that_is_found(self) -> None:
+        port = self.port(57600, quiet=True)
+        said = await self.doctor(f"com:port={port.name}")
+        assert said.startswith(
+            f"trying all baud rates at {port.name}, which takes 42 s at the most ...\n"
+            "19200 baud: silence\n115200 baud: silence\n57600 baud: the target speaks KD\n"
+            f"examining com:port={port.name},baud=57600, which takes 1 s at the most ...\n"
+        )
+        assert f"what to do:\n  - use com:port={port.name},baud=57600\n" in said
+
+    async def test_after_a_search_no_search_is_advised(self) -> None:
+        self.patch(doctor_command, "find_rate", nothing_found)
+        said = await self.doctor(f"com:port={self.port(None).name}")
+        assert "  - no KD at any of the usual baud rates\n" in said
+        assert "what to do:\n" in said
+        assert "--find-baud" not in said
+
+    async def test_a_rate_that_nobody_gave(self) -> None:
+        name = self.port(None).name
+        default = "  - no baud= was given: 19200 is a default, which few targets use\n"
+        assert default in await self.doctor(f"com:port={name}", find=False)
+        assert default not in await self.doctor(f"com:port={name},baud=19200", find=False)
+
+
+async def nothing_found(*_: object, **__: object) -> None:
+    """In the place of a search."""
+
+
+def test_the_command_at_a_bridge_lets_a_running_target_run_again() -> None:
+    with Server() as server, Client(server.string("sim:state=running")) as client:
+        host, port = client.bridge
+        outcome = run_program(doctor(f"com:port={host},ipport={port}"))
+        assert outcome.status == 0, outcome.text
+        assert "the line is well: the target halted when asked to, and answers" in outcome.text
+        assert "the target was halted for this, and runs again\n" in outcome.text
+        assert "halted before" not in outcome.text
+        until(lambda: client.events("status")[-1]["run_state"] == "running")
+
+
+def test_the_command_at_a_bridge_leaves_a_halted_target_halted() -> None:
+    with Server() as server, Client(server.string("sim:")) as client:
+        host, port = client.bridge
+        outcome = run_program(doctor(f"com:port={host},ipport={port}"))
+        assert "the target was halted before, and still is\n" in outcome.text
+        assert client.events("status")[-1]["run_state"] == "halted"
+
+
+def test_the_command_at_a_bridge_that_may_only_look() -> None:
+    with Server("--read-only") as server, Client(server.string("sim:state=running")) as client:
+        host, port = client.bridge
+        outcome = run_program(doctor(f"com:port={host},ipport={port}", "--seconds", "4"))
+        assert outcome.status == 1
+        assert "or a bridge of kdsrv connect answers in its place\n" in outcome.text
+        assert "halted" not in outcome.text
 
 
 def test_the_command_as_json_on_a_line_that_is_not() -> None:
@@ -353,7 +449,7 @@ def test_a_server_tells_its_client_its_listing_and_its_log() -> None:
         os.write(master, noise)
         client.wait_event("status", kind="noise", bytes=2 * len(noise))
         listing = run_program((*KDSRV, "list", f"tcp:server=127.0.0.1,port={server.port}"))
-        assert "bytes came but no KD packet: at 115200 baud they look like KD at 57600\n" in listing.text
+        assert "bytes came but no KD packet: at 115200 baud they look like KD at 57600" in listing.text
         sentence = f"{string}: {len(noise)} bytes came but no KD packet: at 115200 baud they look like KD at 57600"
         assert server.text.count(sentence) == server.text.count("no KD packet") == 1
     os.close(master)

@@ -13,16 +13,19 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from kdsrv.commands.string_option import add_string_option
 from kdsrv.connection_strings import KdSpec, SerialSpec, TargetSpec, fill_in, parse_kd_string
+from kdsrv.doctor.advice import FIND_BAUD
 from kdsrv.doctor.examination import TOTAL
-from kdsrv.doctor.examiner import examine, find_rate
+from kdsrv.doctor.examiner import examine, find_rate, search_seconds
 from kdsrv.doctor.verdicts import Verdict, is_well, not_opened
 from kdsrv.errors import KdsrvError, SetupError
+from kdsrv.transports.devices import is_pseudo_terminal
 from kdsrv.transports.opener import Opener
 from kdsrv.transports.simulated import SimulatedTargets
 
 __all__ = ["configure", "run"]
 
 _MOST_SECONDS: Final = 600.0
+_DEFAULT: Final = "no baud= was given: 19200 is a default, which few targets use"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_string_option(parser, "'com:port=/dev/ttyUSB0,baud=115200' (in quotes)")
     parser.add_argument("--no-break-in", action="store_true", help="do not halt a target that runs")
     parser.add_argument(
-        "--find-baud", action="store_true", help="try all baud rates (serial ports only); takes half a minute"
+        "--find-baud",
+        action="store_true",
+        help=f"try all baud rates first (serial ports only); takes up to {search_seconds(None):.0f} s more",
     )
     parser.add_argument(
         "--seconds", metavar="N", type=_seconds, default=TOTAL, help=f"the most it may take (default: {TOTAL:.0f})"
@@ -49,7 +54,8 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
 
 
 async def _run(reactor: Any, options: argparse.Namespace) -> int:
-    spec = fill_in(parse_kd_string(options.string), os.environ)
+    asked = parse_kd_string(options.string)
+    spec = fill_in(asked, os.environ)
     if isinstance(spec, TargetSpec):
         raise SetupError(why=f"what {spec} stands for only its server knows: give the kd-string that it was given")
     if options.find_baud and not isinstance(spec, SerialSpec):
@@ -60,16 +66,22 @@ async def _run(reactor: Any, options: argparse.Namespace) -> int:
     may_break_in = not options.no_break_in
     try:
         found: int | None = None
-        if options.find_baud and isinstance(spec, SerialSpec):
+        searches = options.find_baud and not is_pseudo_terminal(_port(spec))
+        if options.find_baud and not searches:
+            say(f"{_port(spec)} is a pseudo terminal, which has no baud rate: none is searched for")
+        if searches and isinstance(spec, SerialSpec):
+            say(f"trying all baud rates at {spec.port}, which takes {search_seconds(spec.baud):.0f} s at the most ...")
             try:
                 found = await find_rate(reactor, opener, spec, say, may_break_in=may_break_in)
             except KdsrvError as error:
-                return _tell(spec, not_opened(error), as_json=options.json)
+                return _tell(spec, not_opened(error, spec), as_json=options.json)
             spec = spec if found is None else replace(spec, baud=found)
         say(f"examining {spec}, which takes {options.seconds:.0f} s at the most ...")
         verdict = await examine(reactor, opener, spec, may_break_in=may_break_in, total=options.seconds)
-        if options.find_baud:
+        if searches:
             verdict = _with_rate(verdict, spec, found)
+        elif verdict.evidence and _is_default(asked, spec) and not is_well(verdict):
+            verdict = replace(verdict, evidence=(*verdict.evidence, _DEFAULT))
         return _tell(spec, verdict, as_json=options.json)
     except CancelledError:
         say("ended before there was a verdict")
@@ -78,10 +90,21 @@ async def _run(reactor: Any, options: argparse.Namespace) -> int:
         simulated.stop()
 
 
+def _port(spec: KdSpec) -> str:
+    return spec.port or "" if isinstance(spec, SerialSpec) else ""
+
+
+def _is_default(asked: KdSpec, spec: KdSpec) -> bool:
+    """Whether nobody has given the rate of a line that has one."""
+    is_given = not isinstance(asked, SerialSpec) or asked.baud is not None or "_NT_DEBUG_BAUD_RATE" in os.environ
+    return not is_given and not is_pseudo_terminal(_port(spec))
+
+
 def _with_rate(verdict: Verdict, spec: KdSpec, found: int | None) -> Verdict:
     """With what came of trying all rates."""
     if found is None:
-        return replace(verdict, evidence=(*verdict.evidence, "no KD at any of the usual baud rates"))
+        evidence = (*verdict.evidence, "no KD at any of the usual baud rates")
+        return replace(verdict, evidence=evidence, advice=tuple(line for line in verdict.advice if line != FIND_BAUD))
     return replace(verdict, advice=(f"use {spec}", *verdict.advice))
 
 

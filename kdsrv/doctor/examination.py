@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-__all__ = ["LIMITS", "SHORT_LIMITS", "TOTAL", "Act", "Examination", "Seen", "Step"]
+__all__ = ["LIMITS", "SHORT_LIMITS", "TOTAL", "Act", "Examination", "Seen", "Step", "short_total"]
 
 TOTAL: Final = 13.0
 _SETTLES: Final = 0.3
 """Until then a line that is away has said so."""
 _ASKS: Final = 16
+_FIRST_BYTES: Final = 64
 _LONG_PACKET: Final = 600
-"""Bytes: a step on a slow line has the time for so many besides."""
+"""Bytes: on a slow line a step has the time for so many besides, the first ones of an answer, or all of it."""
 
 
 class Step(Enum):
@@ -38,6 +39,15 @@ class Step(Enum):
 LIMITS: Final[Mapping[Step, float]] = {Step.CONNECT: 7.0, Step.RESET: 3.0, Step.BREAK_IN: 6.5, Step.TALK: 2.0}
 SHORT_LIMITS: Final[Mapping[Step, float]] = {Step.CONNECT: 0.5, Step.RESET: 0.7, Step.BREAK_IN: 0.9, Step.TALK: 0.3}
 """For one rate of many."""
+
+
+def short_total(byte_time: float) -> float:
+    """Seconds that an examination with the short limits takes at the most."""
+    return sum(limit + _extra(step, byte_time) for step, limit in SHORT_LIMITS.items())
+
+
+def _extra(step: Step, byte_time: float) -> float:
+    return byte_time * (_LONG_PACKET if step is Step.TALK else _FIRST_BYTES)
 
 
 class Act(Enum):
@@ -64,7 +74,8 @@ class Seen:
 class Examination:
     """Begun at ``now`` on a line where a byte takes ``byte_time``; `look` is to be called some times a second.
 
-    ``broke_in``: a break-in was asked for. ``was_halted``: the target stood still before.
+    ``broke_in``: a break-in was asked for. ``was_halted``: the target told of its stop before that. ``answered``:
+    it, or a bridge in its place, had answered a RESET before that, and no more; whether it ran then is not known.
     """
 
     def __init__(
@@ -74,21 +85,23 @@ class Examination:
         may_break_in: bool,
         byte_time: float = 0.0,
         total: float = TOTAL,
-        limits: Mapping[Step, float] = LIMITS,
+        limits: Mapping[Step, float] | None = None,
     ) -> None:
+        scale = total / TOTAL if limits is None else 1.0
+        limits = LIMITS if limits is None else limits
         self.step = Step.CONNECT
         self.broke_in = False
         self.was_halted = False
+        self.answered = False
         self.asked = 0
         self._may_break_in = may_break_in
-        self._limits = {step: limit * total / TOTAL for step, limit in limits.items()}
-        self._extra = _LONG_PACKET * byte_time
+        self._limits = {step: limit * scale + _extra(step, byte_time) for step, limit in limits.items()}
         self._began = self._step_began = now
         self._end = now + total
 
     def look(self, seen: Seen, now: float) -> Act | None:
         """How it stands ``now``, and what comes of that."""
-        is_over = now >= self._step_began + self._limits.get(self.step, 0.0) + self._extra
+        is_over = now >= self._step_began + self._limits.get(self.step, 0.0)
         if seen.lost or now >= self._end:
             self.step = Step.DONE
         elif seen.away:
@@ -104,7 +117,7 @@ class Examination:
         elif self.step is Step.BREAK_IN:
             if seen.halted:
                 self._begin(Step.TALK, now)
-            elif is_over:
+            elif is_over and not seen.receiving:
                 self.step = Step.DONE
         elif self.step is Step.TALK:
             return self._talk(seen, is_over=is_over)
@@ -118,8 +131,8 @@ class Examination:
             if not self._may_break_in:
                 self.step = Step.DONE
                 return None
-            # one that answers a RESET stands still, though its stop does not come: it is not to be made to run later
-            self.was_halted = seen.in_step and not seen.running
+            # no sign that it stands still: a bridge answers in the place of a target that runs
+            self.answered = seen.in_step and not seen.running
             self.broke_in = True
             self._begin(Step.BREAK_IN, now)
             return Act.BREAK_IN

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
 from kdsrv.connection_strings import KdSpec, SerialSpec
-from kdsrv.doctor.examination import LIMITS, SHORT_LIMITS, TOTAL, Act, Examination, Seen, Step
+from kdsrv.doctor.examination import SHORT_LIMITS, TOTAL, Act, Examination, Seen, Step, short_total
 from kdsrv.doctor.rate_search import RateSearch
 from kdsrv.doctor.verdicts import Findings, Verdict, judge, not_opened
 from kdsrv.errors import KdsrvError, TargetError
@@ -25,11 +25,12 @@ from kdsrv.sessions.net_status import NET_READERS
 from kdsrv.sessions.outlook import trouble
 from kdsrv.sessions.session import Session
 from kdsrv.sessions.status import Interrupted, RunState, Status
+from kdsrv.transports.devices import is_pseudo_terminal
 from kdsrv.transports.links import link_for
 from kdsrv.transports.opener import Opener
 from kdsrv.transports.transport import Transport
 
-__all__ = ["Examiner", "examine", "find_rate"]
+__all__ = ["Examiner", "examine", "find_rate", "search_seconds"]
 
 _LOOK_EVERY: Final = 0.05
 _LEAVE_LIMIT: Final = 2.0
@@ -47,10 +48,11 @@ class Examiner:
         *,
         may_break_in: bool,
         total: float,
-        limits: Mapping[Step, float] = LIMITS,
+        limits: Mapping[Step, float] | None = None,
     ) -> None:
         self._reactor = reactor
-        self._is_serial = isinstance(spec, SerialSpec)
+        self._spec = spec
+        self._is_pseudo = isinstance(spec, SerialSpec) and is_pseudo_terminal(spec.port or "")
         self._line = transport.description
         now = reactor.seconds()
         byte_time = transport.byte_time
@@ -99,9 +101,11 @@ class Examiner:
         return Findings(
             line=self._line,
             facts=self.session.facts,
-            is_serial=self._is_serial,
+            spec=self._spec,
+            is_pseudo=self._is_pseudo,
             lost=self._lost,
             was_halted=examination.was_halted,
+            answered=examination.answered,
             broke_in=examination.broke_in,
             asked=examination.asked,
             replies=self._replies,
@@ -160,16 +164,22 @@ async def examine(
     try:
         transport = await opening
     except KdsrvError as error:
-        return not_opened(error)
+        return not_opened(error, spec)
     except CancelledError:
         if limit.active():
             raise
-        return not_opened(TargetError(target=spec, why=f"it did not open within {total:.0f} s"))
+        return not_opened(TargetError(target=spec, why=f"it did not open within {total:.0f} s"), spec)
     finally:
         if limit.active():
             limit.cancel()
     left = max(1.0, total - (reactor.seconds() - began))
     return judge(await Examiner(reactor, spec, transport, may_break_in=may_break_in, total=left).examine())
+
+
+def search_seconds(baud: int | None) -> float:
+    """Seconds that `find_rate` takes at the most, if it begins with ``baud``. Only a target that is found is left to
+    run."""
+    return _LEAVE_LIMIT + sum(short_total(10 / rate) + _LOOK_EVERY for rate in RateSearch(baud).left)
 
 
 async def find_rate(
@@ -179,7 +189,7 @@ async def find_rate(
 
     ``tell`` gets a line for each rate. KdsrvError if the port cannot be opened at the rate that was asked for.
     """
-    search = RateSearch(spec.baud or 0)
+    search = RateSearch(spec.baud)
     while (rate := search.next()) is not None:
         try:
             transport = await opener.open(replace(spec, baud=rate))
@@ -188,7 +198,8 @@ async def find_rate(
                 raise
             tell(f"{rate} baud: {error}")
             continue
-        examiner = Examiner(reactor, spec, transport, may_break_in=may_break_in, total=TOTAL, limits=SHORT_LIMITS)
+        total = short_total(transport.byte_time)
+        examiner = Examiner(reactor, spec, transport, may_break_in=may_break_in, total=total, limits=SHORT_LIMITS)
         facts = (await examiner.examine()).facts
         counters = facts.counters
         answered = counters.resets and examiner.examination.broke_in and not isinstance(trouble(facts), Echoing)

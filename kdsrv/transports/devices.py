@@ -16,7 +16,7 @@ from serial.tools import list_ports
 from kdsrv.errors import TargetError
 from kdsrv.transports.holders import holders
 
-__all__ = ["device_path", "refusal", "refuse_other_files"]
+__all__ = ["device_path", "is_pseudo_terminal", "refusal", "refuse_other_files"]
 
 _COM: Final = re.compile(r"(?:\\\\\.\\)?(?:com)?([0-9]{1,3})", re.IGNORECASE)
 _DRIVERS: Final = Path("/proc/tty/drivers")
@@ -56,6 +56,14 @@ def refuse_other_files(port: str) -> None:
         raise TargetError(target=port, why=f"this device is not a serial port; {_offer()}")
 
 
+def is_pseudo_terminal(port: str) -> bool:
+    """Whether ``port`` is a pseudo terminal, at which any baud rate does; False where that cannot be told."""
+    try:
+        return _driver_kind(os.stat(device_path(port)).st_rdev) == "pty:slave"
+    except (OSError, ValueError, TargetError):
+        return False
+
+
 def refusal(port: str, error: Exception) -> TargetError:
     """The sentence for an ``error`` met while looking at ``port``, opening or setting it up."""
     path = device_path(port)
@@ -89,18 +97,20 @@ def _code(error: Exception) -> int | None:
 def _is_terminal(device: int) -> bool:
     """Look ``device`` up in the kernel's list of terminal drivers; where there is none, opening will tell."""
     try:
-        lines = [line.split() for line in _DRIVERS.read_text().splitlines()]
+        return bool(_driver_kind(device)) and os.major(device) != _NO_LINE_MAJOR
     except OSError:
         return True
+
+
+def _driver_kind(device: int) -> str:
+    """What the kernel's list calls the driver of this terminal, as ``serial`` or ``pty:slave``; "" if it has none."""
     major, minor = os.major(device), os.minor(device)
-    if major == _NO_LINE_MAJOR:
-        return False
-    for fields in lines:
+    for fields in map(str.split, _DRIVERS.read_text().splitlines()):
         if len(fields) >= 4 and fields[2] == str(major):
             first, _, last = fields[3].partition("-")
             if int(first) <= minor <= int(last or first):
-                return True
-    return False
+                return fields[-1]
+    return ""
 
 
 def _permission(path: str) -> str:

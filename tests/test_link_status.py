@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,8 +18,9 @@ from kdsrv.sessions.link_status import (
     ResetsBouncing,
     Unheard,
 )
+from kdsrv.sessions.net_status import NetWaiting
 from kdsrv.sessions.news import is_news
-from kdsrv.sessions.status import RunState, Status, status_from_json
+from kdsrv.sessions.status import Connected, RunState, Status, status_from_json
 
 EACH = [
     (
@@ -89,3 +91,10 @@ def test_only_another_kind_is_news() -> None:
     assert not is_news(Deaf(12.0), Deaf(13.0, 5))
     assert not is_news(Damaged(5, 20), Damaged(6, 21))
     assert is_news(Deaf(12.0), Damaged(5, 20))
+
+
+def test_what_begins_to_ask_questions_is_news() -> None:
+    for early, late in ((NetWaiting(50000, 4.0), NetWaiting(50000, 6.0)), (Connected(5.0), Connected(6.0))):
+        assert is_news(early, late)
+        assert not is_news(late, early), "one that is silent and speaks in turns fills no log"
+        assert not is_news(late, replace(late, seconds=9.0))

@@ -21,6 +21,12 @@ from kdsrv.sessions.status import RunState, Status, status_from_json
 PLACE = "192.0.2.7:50000"
 
 EACH = [
+    (NetWaiting(50000, 5.9), "waiting for an OFFER on UDP port 50000"),
+    (
+        NetWaiting(50000, 1.0, foreign=7, address=PLACE),
+        "no OFFER of the target on UDP port 50000 for 1 s; 7 datagrams came that are not KDNET's, last from "
+        "192.0.2.7:50000: something else uses this port",
+    ),
     (
         NetWaiting(50000, 12.0),
         "no OFFER of the target on UDP port 50000 for 12 s, and nothing else either: is it up, does its "

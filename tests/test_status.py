@@ -31,7 +31,8 @@ RIP = 0xFFFFF80312345678
 EACH = [
     (Opening("com:port=com1,baud=19200"), "unknown", "opening com:port=com1,baud=19200"),
     (Quiet(5.2), "unknown", "no byte from the target for 5 s: it is running, off, or nothing is connected"),
-    (Connected(5.2), "unknown", "the target is connected and has said nothing for 5 s: it is running"),
+    (Connected(5.2), "unknown", "the target is connected and has said nothing yet"),
+    (Connected(6.2), "unknown", "the target is connected and has said nothing for 6 s: it is running"),
     (Noise(17), "unknown", "17 bytes came but no KD packet: wrong baud rate?"),
     (
         Noise(17, 115200, (57600,)),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from kdsrv.sessions.status import Status
+from kdsrv.sessions.status import PATIENCE, Status
 from kdsrv.wire.members import Members, one_line
 
 __all__ = [
@@ -39,7 +39,13 @@ class NetWaiting(Status):
     data: int = 0
     address: str = ""
 
+    @property
+    def is_early(self) -> bool:
+        return self.seconds < PATIENCE and not self.data and not self.foreign
+
     def sentence(self) -> str:
+        if self.is_early:
+            return f"waiting for an OFFER on UDP port {self.port}"
         waiting = f"no OFFER of the target on UDP port {self.port} for {self.seconds:.0f} s"
         address = one_line(self.address)
         if self.data:

@@ -15,5 +15,8 @@ _TICKING: Final = frozenset({Quiet.kind, Connected.kind, Noise.kind, BreakingIn.
 
 
 def is_news(last: Status | None, status: Status) -> bool:
-    """Whether more has changed than a number of seconds or bytes since the last one."""
-    return last is None or (status != last and (status.kind != last.kind or status.kind not in _TICKING))
+    """Whether more has changed than a number of seconds or bytes since the last one; that it was waited for long enough
+    to tell something counts as more."""
+    if last is None or status.kind != last.kind:
+        return True
+    return status != last and (status.kind not in _TICKING or (last.is_early and not status.is_early))

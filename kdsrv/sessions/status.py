@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 from kdsrv.wire.members import Members, one_line
 
 __all__ = [
+    "PATIENCE",
     "BreakingIn",
     "Connected",
     "HaltReason",
@@ -32,6 +33,10 @@ __all__ = [
     "UnknownStatus",
     "status_from_json",
 ]
+
+
+PATIENCE: Final = 6.0
+"""Seconds, two periods of KDNET's OFFERs, in which a target that is there should have said something."""
 
 
 class RunState(StrEnum):
@@ -76,6 +81,11 @@ class Status(ABC):
     def run_state(self) -> RunState:
         """What the target does, as far as this status tells."""
         return RunState.UNKNOWN
+
+    @property
+    def is_early(self) -> bool:
+        """Whether nothing is told yet: as long as what is waited for may take anyhow."""
+        return False
 
     @abstractmethod
     def sentence(self) -> str:
@@ -123,7 +133,13 @@ class Connected(Quiet):
 
     kind = "connected"
 
+    @property
+    def is_early(self) -> bool:
+        return self.seconds < PATIENCE
+
     def sentence(self) -> str:
+        if self.is_early:
+            return "the target is connected and has said nothing yet"
         return f"the target is connected and has said nothing for {self.seconds:.0f} s: it is running"
 
 

@@ -94,6 +94,8 @@ KDSRV_LINES: dict[str, tuple[int, str]] = {
     "sim --pty --cpus 65": (2, "kdsrv: a target has 1 to 64 processors, not 65"),
     "sim --pty --loss 1.5": (2, "kdsrv: "),
     "sim --pty --print-every -1": (2, "kdsrv sim: argument --print-every: '-1' is no number of seconds (see kdsrv sim"),
+    "sim --pty --cpus two": (2, "kdsrv sim: argument --cpus: 'two' is no number (see kdsrv sim --help)"),
+    "sim --pty --cpus 1.5": (2, "kdsrv sim: argument --cpus: '1.5' is no whole number"),
     "sim --tcp nowhere": (2, "nowhere is not [HOST:]PORT"),
     "sim --tcp {busy}": (1, "kdsrv: cannot listen on 127.0.0.1:{busy}: Address already in use"),
     "sim --unix {file}.in": (1, "kdsrv: cannot listen on {file}.in: something that is no socket is there already"),

@@ -12,6 +12,7 @@ from ipaddress import IPv6Address, ip_address
 from random import Random
 from typing import Any, Final
 
+from kdsrv.commands.numbers import number
 from kdsrv.connection_strings import NetSpec
 from kdsrv.errors import WrongOption
 from kdsrv.kdnet.control import Address
@@ -46,9 +47,9 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
         type=_sender,
         help="what to send from; a real target sends from the port that it sends to (default: any)",
     )
-    net.add_argument("--offer-every", metavar="SECONDS", type=float, help="how often to offer itself (default: 3)")
+    net.add_argument("--offer-every", metavar="SECONDS", type=number, help="how often to offer itself (default: 3)")
     net.add_argument(
-        "--reorder", metavar="SHARE", type=float, default=0.0, help="reorder of datagrams, from 0 to 1; they come late"
+        "--reorder", metavar="SHARE", type=number, default=0.0, help="reorder of datagrams, from 0 to 1; they come late"
     )
 
 

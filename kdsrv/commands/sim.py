@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from math import inf, nan
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from kdsrv.commands.machine_place import add_places, kd_string, offer
 from kdsrv.commands.net_end import add_net_options, net_address, offer_net, refuse_net_options
+from kdsrv.commands.numbers import number, seconds, whole_number
 from kdsrv.errors import SetupError, WrongOption
 from kdsrv.sim.faults import FaultRates
 from kdsrv.sim.options import STATES, SimOptions
@@ -35,29 +35,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     target = parser.add_argument_group("the target")
     target.add_argument("--state", choices=STATES, default="halted", help="how it is found (default: halted)")
-    target.add_argument("--cpus", metavar="N", type=int, default=2, help="its number of processors (default: 2)")
     target.add_argument(
-        "--read-cap", metavar="BYTES", type=int, default=3944, help="the most data in one reply; radare2 needs 1992"
+        "--cpus", metavar="N", type=whole_number, default=2, help="its number of processors (default: 2)"
+    )
+    target.add_argument(
+        "--read-cap",
+        metavar="BYTES",
+        type=whole_number,
+        default=3944,
+        help="the most data in one reply; radare2 needs 1992",
     )
     target.add_argument(
         "--print-every",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         help="print a line so often while it runs; if nobody acknowledges a line in 20 tries, no more until a break-in",
     )
     target.add_argument(
-        "--stop-after", metavar="SECONDS", type=_seconds, help="stop by itself once, so long after the start"
+        "--stop-after", metavar="SECONDS", type=seconds, help="stop by itself once, so long after the start"
     )
-    target.add_argument(
-        "--reboot-after", metavar="SECONDS", type=_seconds, help="lose its power once, so long after it"
-    )
+    target.add_argument("--reboot-after", metavar="SECONDS", type=seconds, help="lose its power once, so long after it")
     add_net_options(parser)
     line = parser.add_argument_group("faults of the line")
     for name in ("loss", "damage", "duplicate"):
-        line.add_argument(f"--{name}", metavar="SHARE", type=float, default=0.0, help=f"{name} of packets, from 0 to 1")
-    line.add_argument("--seed", metavar="N", type=int, default=0, help="repeats the same faults (default: 0)")
-    line.add_argument("--baud", metavar="RATE", type=int, default=0, help="as slow as a serial line of this rate")
+        line.add_argument(
+            f"--{name}", metavar="SHARE", type=number, default=0.0, help=f"{name} of packets, from 0 to 1"
+        )
+    line.add_argument("--seed", metavar="N", type=whole_number, default=0, help="repeats the same faults (default: 0)")
+    line.add_argument(
+        "--baud", metavar="RATE", type=whole_number, default=0, help="as slow as a serial line of this rate"
+    )
 
 
 def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
@@ -86,16 +94,6 @@ def run(reactor: Any, options: argparse.Namespace) -> Deferred[int]:
 
     reactor.addSystemEventTrigger("before", "shutdown", shut_down)
     return done
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = nan
-    if not 0 <= seconds < inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds")
-    return seconds
 
 
 class _Offered(NamedTuple):

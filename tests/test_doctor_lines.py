@@ -29,6 +29,8 @@ from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
+from kdsrv.auth.passwords import Verifier
+from kdsrv.auth.users import Role, User, user_line
 from kdsrv.commands import doctor as doctor_command
 from kdsrv.commands.doctor import configure, run
 from kdsrv.commands.string_option import complaint
@@ -363,7 +365,7 @@ async def nothing_found(*_: object, **__: object) -> None:
 def test_the_command_at_a_bridge_lets_a_running_target_run_again() -> None:
     with Server() as server, Client(server.string("sim:state=running")) as client:
         host, port = client.bridge
-        outcome = run_program(doctor(f"com:port={host},ipport={port}"))
+        outcome = run_program(doctor(f"com:port={host},ipport={port}", "--seconds", "5"))
         assert outcome.status == 0, outcome.text
         assert "the line is well: the target halted when asked to, and answers" in outcome.text
         assert "the target was halted for this, and runs again\n" in outcome.text
@@ -374,13 +376,22 @@ def test_the_command_at_a_bridge_lets_a_running_target_run_again() -> None:
 def test_the_command_at_a_bridge_leaves_a_halted_target_halted() -> None:
     with Server() as server, Client(server.string("sim:")) as client:
         host, port = client.bridge
-        outcome = run_program(doctor(f"com:port={host},ipport={port}"))
+        outcome = run_program(doctor(f"com:port={host},ipport={port}", "--seconds", "5"))
         assert "the target was halted before, and still is\n" in outcome.text
         assert client.events("status")[-1]["run_state"] == "halted"
 
 
-def test_the_command_at_a_bridge_that_may_only_look() -> None:
-    with Server("--read-only") as server, Client(server.string("sim:state=running")) as client:
+def test_the_command_at_a_bridge_that_may_only_look(tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.touch(mode=0o600)
+    users.write_text(f"{user_line(User('jo', Role.READ_ONLY), Verifier.of('a-word', b's' * 16))}\n")
+    with (
+        Server("--users", str(users)) as server,
+        Client(
+            f"kdsrv:server=@{{tcp:server=127.0.0.1,port={server.port},password=a-word}},trans=@{{sim:state=running}}",
+            *("--tcp", "0", "--user", "jo"),
+        ) as client,
+    ):
         host, port = client.bridge
         outcome = run_program(doctor(f"com:port={host},ipport={port}", "--seconds", "4"))
         assert outcome.status == 1

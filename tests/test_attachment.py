@@ -129,6 +129,9 @@ class AttachmentCase(SynchronousTestCase):
         return failure
 
 
+GIVEN_UP = Notice("lee@sofa from 192.0.2.8:4000 has given up asking for sim:: it stays with you")
+
+
 class LogTests(AttachmentCase):
     """How each wait ends is in the server's log."""
 
@@ -153,7 +156,7 @@ class LogTests(AttachmentCase):
         with log() as lines:
             releasing.say(Release("sim:"))
         assert "192.0.2.7:4000 has given sim: to lee@sofa" in lines
-        assert "192.0.2.7:4000: sim: was taken over by lee@sofa from 192.0.2.8:4000" in lines
+        assert "192.0.2.7:4000: sim: was given to lee@sofa from 192.0.2.8:4000" in lines
 
 
 class ComingBackTests(AttachmentCase):
@@ -300,6 +303,9 @@ class HandingOverTests(AttachmentCase):
         (asked,) = holder.caller.hear(Notice)
         assert "lee@sofa from 192.0.2.8:4000 asks for sim:" in asked.text
         assert "kdsrv release" in asked.text
+        assert "after 60 s it stays with you" in asked.text
+        assert asked.asks
+        assert not told.asks
         releasing = self.server.call()
         releasing.say(ClientHello("a test"))
         releasing.hear()
@@ -307,8 +313,8 @@ class HandingOverTests(AttachmentCase):
         (released,) = releasing.hear(Released)
         assert (released.target, released.to) == ("sim:", "lee@sofa")
         failure = self.failure(holder.caller)
-        assert failure.code == "taken"
-        assert "lee@sofa" in failure.message
+        assert failure.code == "given"
+        assert failure.message == "sim: was given to lee@sofa from 192.0.2.8:4000"
         assert not holder.caller.is_connected
         self.server.wait()
         heard = other.caller.hear()
@@ -342,6 +348,7 @@ class HandingOverTests(AttachmentCase):
         failure = self.failure(other.caller)
         assert failure.code == "held"
         assert "has not given it away within 60 s" in failure.message
+        assert holder.caller.hear(Notice)[1:] == [GIVEN_UP]
         assert holder.caller.is_connected
 
     def test_a_holder_that_leaves_leaves_it_to_who_asked(self) -> None:
@@ -355,6 +362,7 @@ class HandingOverTests(AttachmentCase):
         holder = Lasting(self.server)
         other = Lasting(self.server, client="lee@sofa", host="192.0.2.8", take=Take.ASK)
         other.caller.leave()
+        assert holder.caller.hear(Notice)[1:] == [GIVEN_UP]
         releasing = self.server.call()
         releasing.say(ClientHello("a test"))
         releasing.hear()
@@ -370,4 +378,3 @@ class HandingOverTests(AttachmentCase):
         other.caller.say(read(0))
         self.server.wait()
         assert replies(other.caller.hear()) == [0]
-

@@ -163,7 +163,7 @@ def test_async_with_leaves(lab: MemoryLab, where: str) -> None:
 
 def test_a_second_client_is_told_who_has_the_target(lab: MemoryLab) -> None:
     attach(lab, client="kim@desk")
-    sentence = "sim: is held by kim@desk from 127.0.0.1:1 since .*; it is free again when they leave"
+    sentence = "sim: is held by kim@desk from 127.0.0.1:1 since .*; it is free again .* to ask .* --take ask"
     with pytest.raises(ServerRefused, match=sentence) as refusal:
         lab.run(lab.open_session())
     assert refusal.value.code == "held"

@@ -83,11 +83,13 @@ class Talk:
 
     def __init__(self, terms: Terms = PLAIN) -> None:
         self.clock = Clock()
-        self.notices: list[str] = []
+        self.notices: list[Notice] = []
+        self.waited: list[float] = []
         self.transport = StringTransport()
         self.aborted = 0
         self.transport.abortConnection = self._abort  # type: ignore[method-assign]
         self.protocol = ClientProtocol(self.clock, "sim:", "kim@desk", terms=terms, noticed=self.notices.append)
+        self.protocol.waits = lambda: self.waited.append(self.clock.seconds())
         self.outcome: list[Any] = []
         self.protocol.attached.addBoth(self.outcome.append)
         self.server = Connection(Role.SERVER)
@@ -192,9 +194,12 @@ def test_something_else_that_answers_is_named() -> None:
 
 def test_a_server_that_does_not_answer_is_given_up() -> None:
     talk = Talk()
-    talk.clock.advance(29.9)
+    talk.clock.advance(1.9)
+    assert talk.waited == []
+    talk.clock.pump([0.1] * 280)
     assert talk.outcome == []
-    talk.clock.advance(0.1)
+    assert talk.waited == pytest.approx([2.0]), "said once"
+    talk.clock.advance(0.2)
     assert str(reason(talk)) == "the connection to the server has ended: it did not answer within 30 s"
     assert talk.transport.disconnecting
 
@@ -230,6 +235,16 @@ def test_a_connection_that_ends_after_the_hello() -> None:
     talk.say(ServerHello(1, "a server"))
     talk.lose(ConnectionDone())
     assert str(reason(talk)) == "the connection to the server has ended: it closed the connection"
+
+
+def test_a_server_that_has_greeted_is_not_called_slow() -> None:
+    talk = Talk()
+    talk.heard()
+    talk.say(ServerHello(1, "a server"))
+    talk.clock.advance(29.9)
+    assert (talk.waited, talk.outcome) == ([], [])
+    talk.clock.advance(0.2)
+    assert "did not answer within 30 s" in str(reason(talk))
 
 
 # The session
@@ -472,9 +487,9 @@ def test_what_comes_after_the_end_is_not_counted() -> None:
 
 def test_notices_are_for_whoever_wants_them() -> None:
     talk, user = resumable()
-    talk.say(Notice("jo asks for sim:"))
+    talk.say(Notice("jo asks for sim:", asks=True))
     assert user.told == []
-    assert talk.notices == ["jo asks for sim:"]
+    assert talk.notices == [Notice("jo asks for sim:", asks=True)]
 
 
 # Dialling

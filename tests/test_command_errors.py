@@ -67,7 +67,12 @@ TORN = "your shell took the connection string apart; put it in single quotes"
 KDSRV_LINES: dict[str, tuple[int, str]] = {
     "": (2, "COMMAND"),
     "conect": (2, "'conect' (choose from"),
-    "connect": (2, "-k"),
+    "connect": (2, "kdsrv connect: "),
+    "doctor": (2, "kdsrv doctor: "),
+    "watch --json": (2, '{{"event": "error", "code": "usage", "message": "the following arguments are required:'),
+    "-QR": (2, "kdsrv: -QR needs a host: kdsrv -QR HOST"),
+    "connect --take steal": (2, "invalid choice: 'steal' (choose from 'ask', 'force')"),
+    "connect --on-leave run": (2, "invalid choice: 'run' (choose from 'stay', 'continue')"),
     "connect --udp 1 -k x": (2, "--udp"),
     "connect -k kdsrv:server=@tcp:server=lab kdsrv:server=@port=1,password=TORN --tcp 0": (2, TORN),
     "connect kdsrv:server=@tcp:server=lab --tcp 0 kdsrv:server=@password=TORN": (2, TORN),

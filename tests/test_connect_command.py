@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -22,12 +23,15 @@ import pytest
 from background_program import BackgroundProgram
 from running_programs import KDSRV, ROOT, Client, Debugger, Server, addresses, run_program, until
 
-from kdsrv.commands.desk import _default_socket
+from kdsrv.client.breaks import ServerAway
+from kdsrv.commands.connect import _release_command, configure
+from kdsrv.commands.default_socket import default_socket
 from kdsrv.commands.screen import Screen
 from kdsrv.connection_strings import parse_kdsrv_string
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.sessions.decoded import printable
-from kdsrv.sessions.status import Quiet
+from kdsrv.sessions.net_status import NetWrongKey
+from kdsrv.sessions.status import Quiet, Running
 from kdsrv.sim.kernel import KERNEL_BASE
 
 
@@ -192,13 +196,16 @@ def test_a_target_is_asked_for_and_given_away(server: Server) -> None:
             "the server says: nobody asks for sim:name=asked: it stays with you"
         )
         with Client(string, "--tcp", "0", "--take", "ask") as second:
-            assert "kdsrv release gives it away" in first.wait_event("notice")["text"]
+            notice = first.wait_event("notice")
+            assert "kdsrv release gives it away" in notice["text"]
+            assert notice["command"] == f"kdsrv release '{string}'"
             assert " has been asked for sim:name=asked" in second.wait_event("notice")["text"]
             ended = run_program(release)
             assert ended.status == 0, ended.text
             assert ended.text.endswith(" has sim:name=asked now\n")
-            assert first.process.wait(5) == 1
-            assert first.events("error")[0]["code"] == "taken"
+            assert first.process.wait(5) == 0
+            assert first.events("error") == []
+            assert "sim:name=asked was given to " in first.events("given")[0]["message"]
             second.wait_event("ready")
 
 
@@ -325,6 +332,29 @@ def test_a_terminal_that_is_gone_is_no_trouble() -> None:
         assert gone == [None]
 
 
+def test_a_status_that_is_longer_than_the_terminal_is_shown_whole_once() -> None:
+    """Again when it says something else, but not when a number in it has changed."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    statuses = [NetWrongKey(50000, f"192.0.2.{place}", offers) for offers, place in [(1, 7), (2, 7)]]
+    with open(slave, "w", encoding="utf-8") as people, open(master, "rb", buffering=0) as terminal:
+        screen = Screen(as_json=False, people=people)
+        for status in (*statuses, Running(), statuses[1], ServerAway("x" * 60)):
+            screen.live(status)
+            screen.report("debugger", "a debugger came")
+        away = ServerAway("y" * 60)
+        screen.report("lost", "y, and so on")
+        screen.know(away)
+        screen.live(away)
+        shown = b""
+        while select.select([terminal], [], [], 0.2)[0]:
+            shown += terminal.read(65536)
+    rows = [row.rpartition("\x1b[K")[2] for row in shown.decode().split("\r\n")]
+    whole = [row for row in rows if len(row) >= 40]
+    assert whole == [statuses[0].sentence(), statuses[1].sentence(), f"waiting for the server: {'x' * 60}"]
+    assert rows[-1] == f"[{away.sentence()}]"[:39]
+
+
 def test_a_terminal_has_a_live_line(server: Server) -> None:
     """It is rewritten in place, never wider than the terminal, and left behind when all is over."""
     pid, master = pty.fork()
@@ -367,7 +397,36 @@ def test_the_socket_of_a_long_directory_gets_a_short_name(monkeypatch: pytest.Mo
     runtime.mkdir(parents=True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     string = "kdsrv:server=@{tcp:server=lab,port=1234},trans=@{com:pipe,port=/run/a-very-long-name/of/a/machine.sock}"
-    place = _default_socket(parse_kdsrv_string(string))
+    place = default_socket(parse_kdsrv_string(string))
     assert place.parent == runtime / "kdsrv"
     assert place.name.startswith("com")
     assert len(os.fsencode(place)) <= 107
+
+
+def test_sockets_of_processes_that_are_gone_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    directory = tmp_path / "kdsrv"
+    directory.mkdir(0o700)
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    names = [f"sim-{gone.pid}.sock", f"heard-{gone.pid}.sock", f"sim-{os.getpid()}.sock", "sim.sock"]
+    sockets = [socket.socket(socket.AF_UNIX) for _ in names]
+    for each, name in zip(sockets, names, strict=True):
+        each.bind(str(directory / name))
+    (directory / f"file-{gone.pid}.sock").touch()
+    sockets[1].listen()
+    default_socket(parse_kdsrv_string("kdsrv:server=@{tcp:server=lab,port=1234}"))
+    assert {path.name for path in directory.iterdir()} == {*names[1:], f"file-{gone.pid}.sock"}
+    for each in sockets:
+        each.close()
+
+
+def test_the_command_that_gives_a_target_away_shows_no_secret() -> None:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    options = parser.parse_args(["--user", "kim", "--password-file", "a b", "--ca", "ca.pem", "-k", "x"])
+    spec = parse_kdsrv_string("kdsrv:server=@{ssl:server=lab,port=1,password=word},trans=@{net:port=5,key=1.2.3.4}")
+    assert _release_command(spec, options) == (
+        "kdsrv release 'kdsrv:server=@{ssl:server=lab,port=1},trans=@{net:port=5,key=*}' --user kim --ca ca.pem "
+        "--password-file 'a b'"
+    )

@@ -31,7 +31,7 @@ class Delivery:
     """Where nothing arrives."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
+        return lambda *_, **__: None
 
 
 class Connection:

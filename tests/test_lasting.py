@@ -15,7 +15,7 @@ from wire_talk import HALTED, READ, READ_REPLY
 from kdsrv.client.breaks import Broken, Renewed, Resumed, ServerAway
 from kdsrv.client.connecting import ServerUnreachable
 from kdsrv.client.lasting import Endurance
-from kdsrv.client.listening import Said
+from kdsrv.client.listening import Said, Waiting
 from kdsrv.client.terms import Terms
 from kdsrv.errors import KdsrvError, PeerError
 from kdsrv.kd.packets import Packet
@@ -482,6 +482,30 @@ def test_while_the_server_waits_it_is_tried_often() -> None:
     assert waits[:3] == pytest.approx([1, 2, 4], abs=0.01)
     assert waits[3:] == pytest.approx([5] * len(waits[3:]), abs=0.01)
     assert len(waits) > 10
+
+
+def test_a_server_that_was_one_is_not_asked_whether_it_is() -> None:
+    """It is slow, or closes the connection before a hello: that is a network, or a server that ends."""
+    bench = Bench()
+    bench.open()
+    bench.server.lose()
+    (broken,) = bench.news
+    assert isinstance(broken, Broken)
+    assert bench.user.take() == [broken.status], "which the user has been told already"
+    bench.wait(0.1)
+    bench.wait(3)
+    bench.server.lose()
+    assert bench.user.take() == []
+    assert bench.notices == []
+
+
+def test_a_server_that_is_slow_for_the_first_time_is_told_of() -> None:
+    bench = Bench()
+    bench.session.open()
+    bench.wait(3)
+    assert bench.notices == [Waiting("the lab")]
+    assert str(bench.notices[0]) == "waiting for the server at the lab to answer"
+    bench.session.leave()
 
 
 def test_what_is_waited_for() -> None:

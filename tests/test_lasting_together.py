@@ -11,7 +11,7 @@ from kdsrv.wire.frames import BreakIn, Resync
 from kdsrv.wire.messages import Attached, Bye, Failure
 
 
-@pytest.mark.parametrize("code", ["taken", "link-lost"])
+@pytest.mark.parametrize("code", ["taken", "given", "link-lost"])
 def test_a_session_that_ends_in_the_breath_in_which_it_goes_on(code: str) -> None:
     bench = Bench(Endurance.BREAKS)
     bench.open().lose()

@@ -73,12 +73,12 @@ SERVER: dict[str, object] = {"software": "kdsrv 0.1.0", "user": "", "role": "ful
 def test_a_table() -> None:
     listing = Listing(SERVER, [{"name": "rack1", "state": "held"}, {"name": "r", "state": "free"}], [ENTRY, ENTRY])
     lines = as_table(listing).splitlines()
-    assert lines[0] == "kdsrv 0.1.0; you are role full"
+    assert lines[0] == "kdsrv 0.1.0; there are no users here: everybody has the role full"
     assert lines[2:5] == ["PUBLISHED TARGET   STATE", "target:name=rack1  held", "target:name=r      free"]
-    assert " ".join(lines[6].split()) == "TARGET HOLDER FROM SINCE RECEIVED SENT REPEATED DAMAGED STATUS"
+    assert " ".join(lines[6].split()) == "TARGET HOLDER STATUS FROM SINCE RECEIVED SENT REPEATED DAMAGED"
     assert lines[7] == lines[8]
-    assert lines[7].startswith("target:name=rack1  kim@desk  192.0.2.7:4000  2025-11-2")
-    assert lines[7].split()[-6:] == ["12", "11", "3", "2", "running", "(read-only)"]
+    assert lines[7].startswith("target:name=rack1  kim@desk  running (read-only)  192.0.2.7:4000  2025-11-2")
+    assert lines[7].split()[-4:] == ["12", "11", "3", "2"]
     assert len(lines) == 9
 
 
@@ -142,6 +142,7 @@ def test_the_spelling_of_old_debuggers() -> None:
     assert _spelled(["/qr", "lab", "--json"]) == ["list", "tcp:server=lab,port=1234", "--json"]
     assert qr_string("ssl:server=lab,port=5") == "ssl:server=lab,port=5"
     assert _spelled(["-QR"]) == ["-QR"]
+    assert _spelled(["-QR", "--json"]) == ["-QR", "--json"]
     assert _spelled(["list", "-QR"]) == ["list", "-QR"]
 
 

@@ -131,7 +131,8 @@ def test_logins_pass_nobody_in_between(tmp_path: Path, certificate: Path, passwo
         server.wait_for("logged in")
         middle = Middle(port, certificate, as_it_is)
         status, said = connect(string(middle.port))
-        assert (status, said) == (1, "kdsrv: the server says: login refused (0x80004005): wrong user or password")
+        assert status == 1
+        assert said.startswith("kdsrv: the server says: login refused (0x80004005): wrong user or password")
         server.wait_for("login refused")
         assert server.text.count("logged in") == 1
         assert b"attach" not in middle.seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,15 +40,17 @@ def connect(port: int, place: Path, *options: str, user: str) -> BackgroundProgr
 
 
 def test_a_target_is_asked_for_and_given_away(server: BackgroundProgram, port: int, tmp_path: Path) -> None:
+    shown = f"kdsrv release '{string(port).replace(f',password={PASSWORD}', '')}'"
     with connect(port, tmp_path / "a", user="kim") as holder:
         holder.wait_for("halted")
         with connect(port, tmp_path / "b", "--take", "ask", user="lee") as asking:
             asking.wait_for("has been asked for target:name=rack1")
             holder.wait_for("lee .* asks for target:name=rack1: kdsrv release")
+            holder.wait_for(f"^  {re.escape(shown)} --user kim  .with your password")
             given = run_program((*KDSRV, "release", "--user", "kim", string(port)))
             assert given.status == 0, given
             assert "lee" in given.text
             asking.wait_for("halted")
-            holder.wait_for("taken over by lee")
-            assert holder.process.wait(10) == 1
+            holder.wait_for("^target:name=rack1 was given to lee")
+            assert holder.process.wait(10) == 0
         assert "Traceback" not in server.text

@@ -101,11 +101,14 @@ def test_it_comes_back_with_the_server_unless_told_otherwise() -> None:
         Server() as server,
         Watcher(server.string()) as watcher,
         BackgroundProgram([*words, server.string()], cwd=ROOT) as brief,
+        BackgroundProgram([*KDSRV, "watch", server.string()], cwd=ROOT) as plain,
     ):
         until(lambda: watcher.events("watching"), 15)
         brief.wait_for("looking on at sim:")
+        plain.wait_for("looking on at sim:")
         server.stop()
         until(lambda: watcher.events("lost"))
+        plain.wait_for("^the server is lost: the server says: the server is shutting down; trying again$")
         assert brief.process.wait(10) == 1
         brief.wait_for("kdsrv: the server says: the server is shutting down")
         with Server(port=server.port):

@@ -184,7 +184,10 @@ class Ways:
     async def test_a_wrong_password(self) -> None:
         await self.serve(RIGHT)
         took = await self.check_refusal(
-            WRONG, ServerRefused, "the server says: login refused (0x80004005): wrong user or password"
+            WRONG,
+            ServerRefused,
+            "the server says: login refused (0x80004005): wrong user or password "
+            "(no user name was given; a server with --users wants --user NAME)",
         )
         assert 0.5 <= took < server_protocol.GREETING_LIMIT
         await self.check_that_others_get_in_at_once()

@@ -28,6 +28,7 @@ __all__ = ["MAX_SESSIONS", "Directory"]
 
 MAX_SESSIONS: Final = 1024
 
+
 def _local_time(since: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
 
@@ -308,9 +309,7 @@ class Directory:
         limit = f"{self._applications.limit:.0f} s"
         return f"{_who(applicant)} asks for {name}: kdsrv release gives it away, and after {limit} it stays with you"
 
-    def _hand_over(
-        self, session: Session, applicant: Applicant, *, is_given: bool
-    ) -> tuple[bool, Sequence[Packet]]:
+    def _hand_over(self, session: Session, applicant: Applicant, *, is_given: bool) -> tuple[bool, Sequence[Packet]]:
         """Whether the session is its new user's now, or has to be closed and opened anew; and what is unread."""
         tenant = self._tenants.pop(session, None)
         kind = TargetGiven if is_given else TargetTaken

@@ -68,7 +68,10 @@ def _open_line(path: str, baud: int) -> int:
     # inter_byte_timeout=0 makes pyserial set VMIN to 1. With its usual 0 an empty read means both "nothing there" and
     # "hung up". DTR and RTS are raised by pyserial's defaults; the lock stays with the duplicate.
     with serial.Serial(path, baud, timeout=0, exclusive=True, inter_byte_timeout=0) as line:
-        with suppress(ValueError, OSError, NotImplementedError):  # most drivers have no such mode
+        # Wished for and not needed: without it a driver that collects bytes hands them over some milliseconds later.
+        # pyserial says ValueError where the driver has no such mode (a pty, most of them), NotImplementedError where
+        # the platform has none; that the port itself is in order was seen when it was opened.
+        with suppress(ValueError, NotImplementedError):
             line.set_low_latency_mode(True)
         descriptor = line.fileno()
         termios.tcflush(descriptor, termios.TCIOFLUSH)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from kdsrv.commands.recording_files import add_recordings
 from kdsrv.errors import SetupError
 from kdsrv.recorder.entries import Entry
 from kdsrv.recorder.log_lines import LogLine, Topic, log_lines
@@ -32,13 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Print recordings that a server made with --record: what the target printed, in whole lines; modules, stops, "
         "bugchecks; who held it. Times are those of this machine's zone."
     )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        help="a recording (.pcapng), several in order, or a directory: all that are in it",
-    )
+    add_recordings(parser)
     parser.add_argument(
         "--only",
         metavar="TOPIC",

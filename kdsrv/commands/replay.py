@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from kdsrv.commands.machine_place import add_places, kd_string, offer
+from kdsrv.commands.recording_files import add_recordings
 from kdsrv.errors import SetupError
 from kdsrv.recorder.reading import RecordingError, find_recordings, read_recording
 from kdsrv.recorder.replay import ReplayedTarget
@@ -26,13 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Play a recording back until Ctrl-C: a target that a debugger finds as the recorded one was, and that answers "
         "what was asked then. What was never asked it refuses."
     )
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="+",
-        type=Path,
-        help="a recording (.pcapng), several in order, or a directory: all that are in it",
-    )
+    add_recordings(parser)
     add_places(parser.add_mutually_exclusive_group(required=True))
 
 

@@ -6,19 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from server_callers import Caller, ServerInMemory
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from kdsrv.auth.users import ANYBODY, User
+from kdsrv.auth.users import Role as UserRole
+from kdsrv.connection_strings import TargetSpec
+from kdsrv.connection_strings.kd import SimSpec
 from kdsrv.errors import LinkLost
 from kdsrv.kd.debug_io import DebugIo
 from kdsrv.kd.manipulate import Manipulate
 from kdsrv.kd.packets import Packet, PacketType
-from kdsrv.server.attachment import LINGER
+from kdsrv.policy.places import HostPlaces
+from kdsrv.policy.policy import NotAllowed, Policy
+from kdsrv.server.attachment import LINGER, UnknownSession
+from kdsrv.server.factory import KdsrvServerFactory
 from kdsrv.sessions.applications import ASK_LIMIT
+from kdsrv.sessions.directory import Directory
 from kdsrv.sessions.status import Halted
-from kdsrv.sessions.tenant import Take
+from kdsrv.sessions.tenant import Applicant, Take
 from kdsrv.sim.kernel import KERNEL_BASE
+from kdsrv.transports.opener import Opener
 from kdsrv.wire.connection import Connection
 from kdsrv.wire.ledger import Ledger
 from kdsrv.wire.messages import (
@@ -378,3 +388,32 @@ class HandingOverTests(AttachmentCase):
         other.caller.say(read(0))
         self.server.wait()
         assert replies(other.caller.hear()) == [0]
+
+
+class RightsTests(AttachmentCase):
+    def test_force_is_not_for_who_may_only_look_or_is_bound_to_targets(self) -> None:
+        """Not even where the holder is there and could be asked."""
+        policy = Policy(HostPlaces(), {"lab": SimSpec(name="lab")})
+        server = self.server
+        opener = Opener(server.clock, server.targets)
+        server.directory = directory = Directory(server.clock, opener, {}, server.clock.seconds, policy)
+        server.factory = KdsrvServerFactory(server.clock, directory)
+        holder = Lasting(server, "target:name=lab")
+        for user in (User("lee", UserRole.READ_ONLY), User("lee", UserRole.FULL, ("lab",))):
+            taking = directory.open(TargetSpec("lab"), "lee@sofa", "192.0.2.8", user, host="192.0.2.8", take=Take.FORCE)
+            refusal = self.failureResultOf(taking, NotAllowed)
+            assert "to take it by force a user needs the role full, and all targets" in str(refusal.value)
+            assert next(iter(directory)).lease.holder == "kim@desk"
+            assert holder.caller.is_connected
+
+    def test_a_token_is_of_no_use_to_another_user(self) -> None:
+        """Also to one whose name is the same and whose rights are others."""
+        holder = Lasting(self.server)
+        holder.caller.leave()
+        attachments = self.server.factory.attachments
+        assert holder.token is not None
+        for user in (User("lee"), User("", UserRole.READ_ONLY), User("", UserRole.FULL, ("lab",))):
+            with pytest.raises(UnknownSession):
+                attachments.find(holder.token, Applicant("kim@desk", "192.0.2.7:4000", "192.0.2.7", user))
+        assert attachments.find(holder.token, Applicant("kim@desk", "192.0.2.7:4001", "192.0.2.7", ANYBODY))
+        assert isinstance(holder.come_back()[0], Attached)

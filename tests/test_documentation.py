@@ -38,7 +38,7 @@ from kdsrv.errors import KdsrvError
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TESTS = Path(__file__).parent
-PATIENCE: Final = 15.0
+PATIENCE: Final = 30.0
 CONNECTED: Final = "holding "
 MOST_LINES: Final = 12
 """Of what there is to say about one command."""
